@@ -1,0 +1,38 @@
+# Every target prepares .venv by itself: Python 3.11 and make are all that a fresh clone needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo check test slow bench clean
+.DEFAULT_GOAL := help
+
+help:   ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+demo: $(STAMP)   ## train on glyphs with two workers, measure, index, search, draw
+	$(BIN)/raydml demo
+
+check: $(STAMP)   ## ruff, mypy --strict, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit/test_imports.py
+
+test: $(STAMP)   ## every test but the slow ones
+	$(BIN)/pytest -q -m "not slow" tests
+
+slow: $(STAMP)   ## the slow tests
+	$(BIN)/pytest -q -m slow tests
+
+bench: $(STAMP)   ## training speed against a hand-written loop
+	$(BIN)/python benchmarks/training.py
+
+clean:   ## remove everything that make made
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

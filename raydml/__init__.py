@@ -1,0 +1,37 @@
+"""Distributed metric learning on Ray: one spec trains an embedding model, measures it, indexes it and searches it.
+
+`import raydml` loads neither torch nor ray; a name loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydml.models import load_model
+    from raydml.run import evaluate, train
+    from raydml.search import Collection
+    from raydml.spec import JobSpec
+
+__version__ = "0.1.0"
+__all__ = ["Collection", "JobSpec", "__version__", "evaluate", "load_model", "train"]
+
+_HOMES = {
+    "Collection": "raydml.search",
+    "JobSpec": "raydml.spec",
+    "evaluate": "raydml.run",
+    "load_model": "raydml.models",
+    "train": "raydml.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raydml' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,51 @@
+"""The list of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raydml.cli import machine, queries, runs, specs
+
+app = typer.Typer(
+    name="raydml",
+    help="Train embedding models on Ray from one spec, measure them, and search what they learned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = {
+    "demo": runs.demo,
+    "validate": specs.validate,
+    "plan": specs.plan,
+    "schema": specs.schema,
+    "train": runs.train,
+    "evaluate": runs.evaluate,
+    "search": queries.search,
+    "doctor": machine.doctor,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from raydml import __version__
+
+        typer.echo(f"raydml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Entry point of the `raydml` script."""
+    app()

@@ -1,0 +1,47 @@
+"""Commands that read a spec and start nothing: validate, plan, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raydml.cli.output import Json, answering
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML or JSON file", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change one option, e.g. loss.margin=0.3")
+]
+
+
+def validate(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check a spec: every mistake at once, with its line and path."""
+    with answering(as_json) as answer:
+        from raydml.specfile import load_spec
+
+        loaded = load_spec(spec, overrides or ())
+        document = {"valid": True, "name": loaded.name, "exactness": loaded.exactness, "digest": loaded.digest()}
+        answer(document, f"{spec}: valid, run {loaded.name}, {loaded.exactness}")
+
+
+def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show what a spec would do with its data, before anything starts."""
+    with answering(as_json) as answer:
+        from raydml.specfile import load_spec
+
+        loaded = load_spec(spec, overrides or ())
+
+        from raydml.cli.tables import plan_table
+        from raydml.plan import make_plan
+
+        made = make_plan(loaded)
+        answer(made.to_dict(), plan_table(made))
+
+
+def schema() -> None:
+    """Print the JSON Schema of a spec."""
+    with answering(as_json=True) as answer:
+        from raydml.spec import JobSpec
+
+        answer(JobSpec.model_json_schema(), "")

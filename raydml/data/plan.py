@@ -1,0 +1,78 @@
+"""Training labels and a seed in; which images make up global batch t out, whatever the number of workers.
+
+Over the C usable classes a pass is a permutation keyed by (seed, pass), cut into floor(C / P) batches of P classes;
+the remainder is left out, another one in each pass. Within a class K distinct images are drawn without replacement,
+keyed by (seed, step, class). A class with n < K images is left out (`drop`) or gives each image floor(K / n) or
+ceil(K / n) times (`repeat`). Sample k of the p-th class stands in row k * P + p, so that a slice, which is a run of
+consecutive rows, holds as many different classes as it can.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydml.data.randomness import permutation, random_bits, stream_key
+from raydml.errors import DataError
+from raydml.spec import BatchSpec
+
+
+class SamplingPlan:
+    """The order of the data: `batch(step)` is a pure function of (labels, spec, seed, step), at the same cost for any step.
+
+    labels: (num_train,) dense training labels 0..C-1. DataError when fewer than P classes are usable.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], batch: BatchSpec, seed: int) -> None:
+        self.spec = batch
+        self.seed = seed
+        order = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels) if len(labels) else np.zeros(0, np.int64)
+        self._members = np.split(order, np.cumsum(counts)[:-1]) if len(counts) else []
+        fewest = batch.samples if batch.small_classes == "drop" else 1
+        self._usable = np.flatnonzero(counts >= fewest)
+        if len(self._usable) < batch.classes:
+            raise _too_few(batch, len(counts), len(self._usable))
+        self.batches_per_pass = len(self._usable) // batch.classes
+        self._latest_pass: tuple[int, NDArray[np.int64]] = (-1, self._usable)
+        self._latest_batch: tuple[int, NDArray[np.int64]] = (-1, self._usable)
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """(B,) positions among the training items, in slice order; read-only."""
+        if self._latest_batch[0] != step:  # the V slices of a step are asked for one after another
+            rows = np.stack([self._samples(step, number) for number in self.classes(step).tolist()], axis=1)
+            rows = rows.reshape(-1)  # (K, P) -> (K * P,)
+            rows.setflags(write=False)
+            self._latest_batch = (step, rows)
+        return self._latest_batch[1]
+
+    def slice(self, step: int, index: int) -> NDArray[np.int64]:
+        """(S,) rows [index * S, (index + 1) * S) of `batch(step)`."""
+        if not 0 <= index < self.spec.virtual_workers:
+            raise IndexError(f"slice {index} of a batch of {self.spec.virtual_workers} slices")
+        size = self.spec.slice_size
+        return self.batch(step)[index * size : (index + 1) * size]
+
+    def classes(self, step: int) -> NDArray[np.int64]:
+        """(P,) the different dense labels of global batch `step`."""
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        number, position = divmod(step, self.batches_per_pass)
+        if self._latest_pass[0] != number:
+            self._latest_pass = (number, self._usable[permutation(stream_key(self.seed, "pass", number), len(self._usable))])
+        return self._latest_pass[1][position * self.spec.classes : (position + 1) * self.spec.classes]
+
+    def _samples(self, step: int, number: int) -> NDArray[np.int64]:
+        """(K,) images of class `number`: the K with the smallest random numbers, smallest first."""
+        members = self._members[number]
+        bits = random_bits(stream_key(self.seed, "sample", step, number), np.arange(len(members)))
+        return np.resize(members[np.argsort(bits, kind="stable")[: self.spec.samples]], self.spec.samples)
+
+
+def _too_few(batch: BatchSpec, num_classes: int, num_usable: int) -> DataError:
+    need = f"batch.classes = {batch.classes} different classes a batch, but training has {num_classes}"
+    way = f"lower batch.classes to {num_usable} or less" if num_usable >= 2 else "add training classes"
+    if num_usable < num_classes:
+        need += f", of which {num_usable} hold at least batch.samples = {batch.samples} images"
+        way += ", lower batch.samples or choose small_classes: repeat"
+    return DataError(f"{need}: {way}", classes=batch.classes, available=num_classes, usable=num_usable)

@@ -1,0 +1,80 @@
+"""Every error that raydml raises on purpose: each says what is wrong, with the numbers, and the way out.
+
+RaydmlError
+├── SpecError              the spec is wrong: unknown key, wrong type, impossible combination
+├── DataError              the data is wrong: missing, empty, corrupt, too few classes
+├── ResourceError          the machine or cluster cannot do this: workers, GPUs, disk
+├── RunError               a run cannot go on, or cannot be started under this name
+│   ├── RunExists          the name belongs to a finished run, or another process drives it
+│   ├── TrainingDiverged   the loss or a gradient is not finite, or exploded
+│   └── Interrupted        stopped on request, state kept
+├── CheckpointError        a checkpoint is damaged or belongs to something else
+└── CollectionError        a collection refused a request
+    └── ModelMismatch      the query was embedded by another model than the collection
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RaydmlError(Exception):
+    """Base of all errors raised on purpose; `data` holds the facts behind the message.
+
+    The message is the first argument and the facts are keywords, so that every error pickles.
+    """
+
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.data)
+
+
+def _rebuild(kind: type[RaydmlError], message: str, data: dict[str, Any]) -> RaydmlError:
+    return kind(message, **data)
+
+
+class SpecError(RaydmlError):
+    """The job spec is wrong."""
+
+
+class DataError(RaydmlError):
+    """The data is wrong."""
+
+
+class ResourceError(RaydmlError):
+    """The machine or the cluster cannot do what the spec asks."""
+
+
+class RunError(RaydmlError):
+    """A run cannot start or go on."""
+
+
+class RunExists(RunError):
+    """The run's name is taken by a finished run or by another process."""
+
+
+class TrainingDiverged(RunError):
+    """The loss or a gradient stopped being finite, or exploded."""
+
+
+class Interrupted(RunError):
+    """The run was stopped on request; its state is kept."""
+
+
+class CheckpointError(RaydmlError):
+    """A checkpoint is damaged or belongs to another job."""
+
+
+class CollectionError(RaydmlError):
+    """A collection refused a request; nothing was changed."""
+
+
+class ModelMismatch(CollectionError):
+    """The query comes from another model than the collection's vectors."""

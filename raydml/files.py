@@ -1,0 +1,183 @@
+"""Bytes, JSON or a folder in; on disk they appear whole and durable, or not at all.
+
+Everything is written beside its destination under a name that starts with `.tmp-`, synced, renamed, and the parent
+folder synced. The writer holds a lock (flock) on what it writes, so that `sweep` can tell the leftovers of a killed
+writer from the work of a living one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from raydml.errors import ResourceError
+
+TEMPORARY = ".tmp-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_CHUNK = 1 << 20  # bytes read at a time when hashing
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace the file `path` by `data`; missing parent folders are made. ResourceError leaves the old content."""
+    path = Path(path)
+    with _refusing(path):
+        _make_folder(path.parent)
+        temporary = _beside(path)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Replace the file `path` by `value` as indented JSON; NaN and infinities are a ValueError, before any write."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `path` when the block ends, and disappears when it raises.
+
+    An existing `path` is replaced in one step (renameat2 with RENAME_EXCHANGE). Where the file system cannot do that,
+    the old folder is moved aside first, and a kill between the two renames leaves it under its `.tmp-` name.
+    A full or unwritable disk is a ResourceError; other errors of the block pass unchanged.
+    """
+    path = Path(path)
+    with _refusing(path):
+        _make_folder(path.parent)
+        temporary = _beside(path)
+        temporary.mkdir()
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _refusing(path, only=_DISK_ERRORS):
+            yield temporary
+        with _refusing(path):
+            _sync_tree(temporary)
+            _move_onto(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Remove what killed writers left in `folder` (not below it); gives the paths removed."""
+    removed = []
+    for path in sorted(Path(folder).glob(f"{TEMPORARY}*")):
+        with suppress(FileNotFoundError, BlockingIOError), _locked(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            removed.append(path)
+    return removed
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of the file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make renames and new names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"  # without the name, which may already be as long as allowed
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync_folder(Path(parent) / name)  # fsync of a file needs no more than a read-only descriptor either
+        sync_folder(parent)
+
+
+def _move_onto(temporary: Path, path: Path) -> None:
+    """Rename the folder `temporary` to `path`; an old folder there ends up at `temporary`."""
+    if not path.is_dir():
+        os.rename(temporary, path)
+    elif not _exchange(temporary, path):
+        aside = _beside(path)
+        os.rename(path, aside)
+        os.rename(temporary, path)
+        os.rename(aside, temporary)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names atomically; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _refusing(path: Path, only: frozenset[int] | None = None) -> Iterator[None]:
+    """Turn an OSError (of the codes `only`, if given) into a ResourceError that shows the path and the free space."""
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        free = _free_bytes(path)
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror}; {free / 2**20:,.0f} MiB are free there: free some space, correct "
+            f"the permissions or choose another folder",
+            path=str(path),
+            free_bytes=free,
+        ) from error
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,57 @@
+"""Evaluate an objective: a global batch in, the loss and all of its gradients out, nothing touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydml.losses.objective import Objective
+from raydml.losses.randomness import keyed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a step needs of its loss; all tensors are detached and in the objective's dtype."""
+
+    loss: Tensor  # shape ()
+    cotangents: Tensor  # dL/d(embeddings), (B, D)
+    weights: tuple[Tensor, ...]  # gradients in the order of objective.parameters()
+    statistics: dict[str, float]
+
+
+def evaluate_objective(objective: Objective, embeddings: Tensor, labels: Tensor, step: int, seed: int) -> Verdict:
+    """Loss and gradients of embeddings (B, D) and labels (B,), a pure function of the arguments.
+
+    The objective is left as it was, so an aborted step never was; weights that the loss does not reach get zeros, and
+    so does everything in a batch that yields no tuples.
+    """
+    leaf = embeddings.detach().to(objective.dtype).requires_grad_()
+    inputs = [leaf, *objective.parameters()]
+    with keyed(seed, step, leaf.device), untouched(objective), torch.enable_grad():
+        loss, statistics = objective.measure(leaf, labels)
+        gradients = gradients_of(loss, inputs)
+    return Verdict(loss.detach(), gradients[0], tuple(gradients[1:]), statistics)
+
+
+def gradients_of(loss: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """dL/d(input) for each input, zeros where the loss does not depend on it."""
+    if not loss.requires_grad:
+        return tuple(torch.zeros_like(value) for value in inputs)
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Put back every attribute that a forward pass rebinds: counters and index lists of miners and losses."""
+    before: list[tuple[nn.Module, dict[str, Any]]] = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)

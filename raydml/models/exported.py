@@ -1,0 +1,91 @@
+"""A trained model as a folder: weights, configuration, preprocessing; images -> embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from raydml.data import Preprocessing
+from raydml.errors import CheckpointError, SpecError
+from raydml.files import sha256_file, whole_folder, write_json
+from raydml.models.embedding import EmbeddingModel, build_model
+from raydml.spec import CustomBackbone, ModelSpec
+
+WEIGHTS = "model.safetensors"
+CHUNK = 256
+
+
+class Embedder:
+    """A trained model with its preprocessing: what `load_model` returns and search uses."""
+
+    def __init__(self, model: EmbeddingModel, preprocessing: Preprocessing, digest: str, dimension: int) -> None:
+        self.model = model.eval()
+        self.preprocessing = preprocessing
+        self.digest = digest
+        self.dimension = dimension
+
+    def embed(self, images: Sequence[Any]) -> np.ndarray:
+        """Images (paths, PIL images, uint8 arrays; vectors for vector models) -> (n, dimension) float32."""
+        if not len(images):
+            return np.empty((0, self.dimension), np.float32)
+        tensors = [self.preprocessing.tensor(self.preprocessing.decode(image)) for image in images]
+        return embed_tensors(self.model, torch.stack(tensors)).float().numpy()
+
+
+@torch.no_grad()
+def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tensor:
+    """(n, *input_shape) -> (n, dimension) on the CPU; the model's own type and device do the work."""
+    parameter = next(model.parameters())
+    parts = [model(part.to(parameter.device, parameter.dtype)).cpu() for part in inputs.split(chunk)]
+    return torch.cat(parts)
+
+
+def save_model(
+    folder: Path, model: EmbeddingModel, spec: ModelSpec, input_shape: tuple[int, ...], preprocessing: Preprocessing
+) -> str:
+    """Write the folder whole or not at all; returns the SHA-256 of its weights file."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole_folder(folder) as draft:
+        (draft / WEIGHTS).write_bytes(save(weights))
+        digest = sha256_file(draft / WEIGHTS)
+        write_json(draft / "preprocessing.json", preprocessing.to_dict())
+        write_json(
+            draft / "config.json",
+            {"model": spec.model_dump(mode="json"), "input_shape": list(input_shape), "sha256": digest},
+        )
+    return digest
+
+
+def load_model(folder: str | Path, *, module: nn.Module | None = None) -> Embedder:
+    """A model folder -> an Embedder; `module` is the user's own module where the run was trained with one.
+
+    Raises CheckpointError where the folder is missing or damaged, SpecError where a custom module is needed.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        preprocessing = Preprocessing.from_dict(json.loads((folder / "preprocessing.json").read_text()))
+        digest = sha256_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a readable model folder: {error}", folder=str(folder)) from error
+    if digest != config["sha256"]:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged: its SHA-256 is {digest[:12]}…, config.json says {config['sha256'][:12]}…",
+            folder=str(folder),
+        )
+    spec = TypeAdapter(ModelSpec).validate_python(config["model"])
+    if isinstance(spec.backbone, CustomBackbone) and module is None:
+        raise SpecError(f"{folder} holds weights of your own module: load_model(folder, module=<the module>)")
+    model = build_model(spec, tuple(config["input_shape"]), seed=0, custom=module)
+    weights = load_file(folder / WEIGHTS)
+    model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+    model.load_state_dict(weights)
+    return Embedder(model, preprocessing, digest, spec.dimension)

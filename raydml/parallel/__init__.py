@@ -1,0 +1,21 @@
+"""How the model runs over workers: the group, the fixed-tree reduction, batch norm, one file a strategy."""
+
+from raydml.parallel.batch_norm import convert_batch_norm
+from raydml.parallel.ddp import DataParallel
+from raydml.parallel.group import Group
+from raydml.parallel.randomness import key, keyed_randomness
+from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.strategies import STRATEGIES, Strategy
+
+__all__ = [
+    "STRATEGIES",
+    "DataParallel",
+    "Group",
+    "Strategy",
+    "TreeAccumulator",
+    "convert_batch_norm",
+    "key",
+    "keyed_randomness",
+    "plain_sum",
+    "tree_sum",
+]

@@ -1,0 +1,29 @@
+"""How a model runs over workers, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raydml.parallel.ddp import DataParallel
+from raydml.parallel.group import Group
+from raydml.spec import JobSpec
+
+
+class Strategy(Protocol):
+    """The model's half of a step: a forward whose graph is kept, a pullback through it, a commit."""
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+
+    def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None: ...
+    def train(self) -> None: ...
+    def forward(self, inputs: Sequence[Tensor], step: int) -> Tensor: ...
+    def pullback(self, cotangents: Tensor) -> list[Tensor]: ...
+    def commit(self) -> None: ...
+
+
+STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel}

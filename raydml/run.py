@@ -1,0 +1,357 @@
+"""One spec from data to collection: checked, trained on Ray, measured, indexed. CLI and SDK call this."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from torch import nn
+
+import raydml.errors
+from raydml.data import Dataset, SamplingPlan, open_dataset
+from raydml.environment import describe_environment
+from raydml.errors import CheckpointError, DataError, Interrupted, RaydmlError, ResourceError, RunError, RunExists, SpecError
+from raydml.evaluation import baseline
+from raydml.files import sweep, write_bytes, write_json
+from raydml.models import build_model, load_model
+from raydml.parallel import Group
+from raydml.progress import Progress, Watch
+from raydml.search import Collection
+from raydml.spec import CustomData, JobSpec
+from raydml.specfile import load_spec, parse_spec
+from raydml.training.checkpoints import Checkpoints
+from raydml.training.evaluate import embed_split, measure_split
+from raydml.training.record import RunRecord
+from raydml.training.worker import Job
+
+if TYPE_CHECKING:
+    from raydml.training.placement import Placement
+
+ALONE = Group(rank=0, size=1, num_slices=1)
+
+
+def home() -> Path:
+    """Where runs, data and collections live: RAYDML_HOME, or ~/.raydml."""
+    return Path(os.environ.get("RAYDML_HOME") or Path.home() / ".raydml").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    folder: Path
+    home: Path
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.folder.name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything that run.json says now."""
+        return RunRecord(self.folder).read()
+
+    @property
+    def state(self) -> str:
+        """running, interrupted, failed or succeeded."""
+        return str(self.facts["state"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Retrieval metrics of the exported model on the test split."""
+        return dict(self.facts.get("metrics", {}))
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """The same metrics of the raw inputs."""
+        return dict(self.facts.get("baseline", {}))
+
+    @property
+    def model(self) -> Path:
+        """The exported model's folder, for `load_model`."""
+        return self.folder / "model"
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the exported weights file."""
+        return self.facts.get("sha256")
+
+    @property
+    def world_size_history(self) -> list[dict[str, int]]:
+        """From which step on how many workers trained."""
+        return list(self.facts.get("world_size_history", []))
+
+    @property
+    def exactness(self) -> str:
+        """The level that the run kept: bitwise or exact."""
+        return str(self.facts["exactness"])
+
+    @property
+    def collection(self) -> Collection:
+        """The collection that the run filled. Raises SpecError where its spec has no index."""
+        name = self.facts.get("collection")
+        if name is None:
+            raise SpecError(f"run {self.name} filled no collection: add `index: {{collection: {self.name}}}` to its spec")
+        return Collection.open(self.home / "collections" / name, model=self.model)
+
+    def summary(self) -> dict[str, Any]:
+        """The document that `raydml train --json` ends with."""
+        return {
+            "run": self.name,
+            "state": self.state,
+            "metrics": self.metrics,
+            "baseline": self.baseline,
+            "model": str(self.model),
+            "collection": self.facts.get("collection"),
+            "sha256": self.sha256,
+            "state_sha256": self.facts.get("state_sha256"),
+            "world_size_history": self.world_size_history,
+            "exactness": self.exactness,
+        }
+
+
+def train(
+    spec: JobSpec | Mapping[str, Any] | str | Path,
+    *,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
+    again: bool = False,
+    address: str | None = None,
+    home: Path | str | None = None,
+    listen: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train, measure and index one job; returns the finished run.
+
+    An unfinished run of this name goes on from its last checkpoint; a finished one raises RunExists unless `again`.
+    `dataset` is a torch map-style Dataset for `data: {kind: custom}`, `model` a module for `backbone: {kind: custom}`.
+    `address` is a Ray cluster's; without one a local Ray is started and stopped. Ctrl-C saves a checkpoint and
+    raises Interrupted; a second one stops at once. Raises SpecError, DataError or ResourceError before work starts.
+    """
+    checked = load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec)
+    root = Path(home).expanduser().resolve() if home else globals()["home"]()
+    with _owned(root / "runs" / checked.name, again) as record:
+        items = _prepare(checked, root, record, dataset, model)
+        resume = _resume_step(checked, record)
+        _begin(checked, record, items, resume)
+        job = Job(checked, record.folder, root, resume, dataset, model)
+        try:
+            _train_on_ray(job, record, address, listen)
+            _finish(checked, record, items, root, model)
+        except BaseException as error:
+            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+            record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
+            raise
+    return Run(record.folder, root)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
+    """Hold the run's lease. Raises RunExists where it is finished or another process drives it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lease = os.open(folder.parent / f".{folder.name}.lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can.") from error
+    try:
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunExists(f"run {folder.name} is being trained by another process: wait, or take another name") from error
+        record = RunRecord(folder)
+        if again and record.read():
+            _set_aside(folder)
+        elif record.read().get("state") == "succeeded":
+            raise RunExists(f"run {folder.name} is finished: take another name, or --again to start anew")
+        yield record
+    finally:
+        os.close(lease)
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep what an earlier run of this name left under the next free `name~1`."""
+    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}~{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}~{number}"))
+    folder.mkdir()
+
+
+def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | None, model: nn.Module | None) -> Dataset:
+    """Everything that can be refused before workers start."""
+    if isinstance(spec.data, CustomData) != (dataset is not None):
+        raise SpecError("data.kind: custom and raydml.train(dataset=...) belong together: give both or neither")
+    sweep(record.folder)
+    items = open_dataset(spec.data, root, custom=dataset)
+    SamplingPlan(items.training_labels, spec.batch, spec.seed)
+    if not len(items.indices("test")):
+        raise DataError("no item belongs to the test split: give some rows `split: test`, or no split at all")
+    build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    return items
+
+
+def _resume_step(spec: JobSpec, record: RunRecord) -> int | None:
+    """The checkpoint to go on from. Raises SpecError where the spec is no longer the run's."""
+    known = record.read().get("spec_digest")
+    if known is not None and known != spec.digest():
+        raise SpecError(
+            f"run {spec.name} began with another spec ({record.folder / 'spec.yaml'}): "
+            f"take another name, or --again to start anew"
+        )
+    steps = Checkpoints(record.folder / "checkpoints", spec.train.keep_last).steps()
+    return steps[-1] if steps else None
+
+
+def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None) -> None:
+    record.clear_requests()
+    record.forget_after(resume or 0)
+    write_bytes(record.folder / "spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False).encode())
+    write_json(record.folder / "environment.json", describe_environment())
+    write_json(record.folder / "data.json", {"fingerprint": items.fingerprint, "report": items.report.to_dict()})
+    known = record.read().get("fingerprint")
+    if resume is not None and known not in (None, items.fingerprint):
+        raise DataError("the data changed since this run began: restore it, or --again to start anew")
+    record.change(
+        state="running",
+        reason=None,
+        name=spec.name,
+        spec_digest=spec.digest(),
+        fingerprint=items.fingerprint,
+        exactness=spec.exactness,
+        started=record.read().get("started", round(time.time(), 3)),
+        attempt=None,
+    )
+
+
+def _train_on_ray(
+    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None
+) -> None:
+    """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
+    if record.read().get("trained"):
+        return
+    from raydml.training.placement import cluster
+
+    watch = Watch(record, job.spec, listen)
+    watch.say("starting", job.resume or 0)
+    with cluster(job.spec, address) as placement:
+        history = [entry for entry in record.read().get("world_size_history", []) if entry["step"] < (job.resume or 0)]
+        entry = {"step": job.resume or 0, "workers": placement.workers}
+        record.change(world_size_history=[*history, entry])
+        _wait(job, placement, record, watch)
+    if record.read().get("attempt") == "interrupted":
+        raise Interrupted(f"run {job.spec.name} was stopped after a checkpoint; the same command goes on from there")
+
+
+def _wait(job: Job, placement: Placement, record: RunRecord, watch: Watch) -> None:
+    """Ray Train runs in a thread of its own: in the main thread it would take the handler of Ctrl-C."""
+    from raydml.training.ray_backend import fit
+
+    raised: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            fit(job, placement)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True, name="ray-train")
+    thread.start()
+    asked = False
+    while thread.is_alive():
+        try:
+            thread.join(0.1)
+            watch.tick()
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            record.request_stop()
+            watch.say("stopping", None)
+    watch.tick()
+    failure = record.failure()
+    if failure is not None:
+        raise _named_error(failure)
+    if raised:
+        raise RunError(
+            f"a worker of run {job.spec.name} died: {_first_line(raised[0])}. "
+            f"Its checkpoints are kept; the same command goes on from the last one"
+        ) from raised[0]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _named_error(failure: dict[str, str]) -> RaydmlError:
+    kind = getattr(raydml.errors, failure["kind"], RunError)
+    error: RaydmlError = kind(failure["message"])
+    return error
+
+
+def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model: nn.Module | None) -> None:
+    """The baseline, the collection, the state: each step may be repeated after a kill."""
+    if spec.evaluate.baseline and "baseline" not in record.read():
+        test = items.indices("test")
+        record.change(baseline=measure_split(baseline(items.raw(test)), items, test, spec.evaluate.metric, ALONE))
+    if spec.index is not None:
+        _index(spec, record, items, root)
+    record.change(state="succeeded", finished=round(time.time(), 3))
+
+
+def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None:
+    assert spec.index is not None
+    chosen = items.indices(spec.index.split)
+    digest = record.read()["sha256"]
+    path = root / "collections" / spec.index.collection
+    collection = Collection.open(
+        path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
+    )
+    collection.upsert(
+        ids=[items.items.ids[item] for item in chosen],
+        vectors=np.load(record.folder / "embeddings" / "vectors.npy"),
+        payloads=[items.items.payloads[item] for item in chosen],
+        model_digest=digest,
+    )
+    record.change(collection=spec.index.collection)
+
+
+def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
+    """A run by name under home, or by its folder. Raises RunError where there is none."""
+    root = root or home()
+    for folder in (root / "runs" / str(name_or_path), Path(name_or_path)):
+        if (folder / "run.json").exists():
+            return Run(folder.resolve(), root)
+    known = sorted(path.parent.name for path in root.glob("runs/*/run.json"))
+    raise RunError(f"there is no run {name_or_path} under {root / 'runs'}; there are {known or 'none'}")
+
+
+def evaluate(name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None) -> dict[str, Any]:
+    """Measure a run's exported model on its test split again, in this process. Raises CheckpointError without a model."""
+    run = find_run(name_or_path)
+    spec = load_spec(run.folder / "spec.yaml", [])
+    if not run.model.exists():
+        raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
+    embedder = load_model(run.model, module=model)
+    items = open_dataset(spec.data, run.home, custom=dataset)
+    test = items.indices("test")
+    embeddings = embed_split(embedder.model, items, test, ALONE, spec.model.dimension)
+    metrics = measure_split(embeddings, items, test, spec.evaluate.metric, ALONE)
+    return {"run": run.name, "metrics": metrics, "baseline": run.baseline, "sha256": run.sha256}
+
+
+def open_collection(name_or_path: str | Path, root: Path | None = None) -> Collection:
+    """A collection by name under home, or by its folder. Raises SpecError where there is none."""
+    root = root or home()
+    for folder in (root / "collections" / str(name_or_path), Path(name_or_path)):
+        if (folder / "CURRENT").exists():
+            return Collection.open(folder)
+    known = sorted(path.parent.name for path in root.glob("collections/*/CURRENT"))
+    raise SpecError(f"there is no collection {name_or_path} under {root / 'collections'}; there are {known or 'none'}")

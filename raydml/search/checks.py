@@ -1,0 +1,103 @@
+"""What a caller hands to a collection -> clean ids, vectors and payloads, or a CollectionError before anything changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from raydml.errors import CollectionError
+from raydml.search.items import Array, Filter, Id, Metric, Payload
+
+_LARGEST_NORM = 1e18  # Faiss sums squares in float32, which ends at 3.4e38
+_SHOWN = 10
+
+
+def check_ids(ids: Iterable[Any], *, unique: bool) -> list[Id]:
+    """Ids as str or int (any int64, also negative); a bool, another type or, if `unique`, a repetition is refused."""
+    if isinstance(ids, str | bytes):
+        raise CollectionError(f"ids must be a list of ids, not the single {ids!r}: write [{ids!r}]")
+    checked = [_check_id(identifier) for identifier in ids]
+    if unique and len(set(checked)) < len(checked):
+        seen: set[Id] = set()
+        repeated = [identifier for identifier in checked if identifier in seen or seen.add(identifier)]  # type: ignore[func-returns-value]
+        raise CollectionError(f"ids repeat within one request: {repeated[:_SHOWN]}", ids=repeated[:_SHOWN])
+    return checked
+
+
+def check_vectors(vectors: Any, dimension: int, metric: Metric) -> Array:
+    """Finite float32 (n, dimension), C-contiguous; rows that are wrong for the metric are named and refused."""
+    array = np.asarray(vectors)
+    if array.size == 0 and array.ndim < 2:
+        array = np.empty((0, dimension), dtype=np.float32)
+    if array.dtype.kind not in "fiu":
+        raise CollectionError(f"vectors must be numbers, not {array.dtype}")
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise CollectionError(
+            f"vectors must have shape (n, {dimension}), not {array.shape}; a single vector goes in as [vector]",
+            shape=array.shape,
+        )
+    _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
+    with np.errstate(over="ignore"):
+        array = np.array(array, dtype=np.float32, order="C")
+    _refuse_rows(~np.isfinite(array).all(axis=1), "hold numbers beyond float32 (3.4e38)")
+    norms = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1))
+    if metric == "cosine":
+        _refuse_rows(norms == 0, "are zero, which has no direction and so no cosine")
+    else:
+        _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
+    return array
+
+
+def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Payload]:
+    """Copies of the payloads, {} for None; each must be an object that JSON gives back unchanged."""
+    if payloads is None:
+        return [{} for _ in range(count)]
+    if len(payloads) != count:
+        raise CollectionError(f"{len(payloads)} payloads for {count} ids: give one for each, or none")
+    return [_check_payload(number, {} if payload is None else payload) for number, payload in enumerate(payloads)]
+
+
+def check_k(k: Any) -> int:
+    """Number of hits wanted, at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise CollectionError(f"k must be a whole number of at least 1, not {k!r}")
+    return int(k)
+
+
+def check_filter(filter: Filter | None) -> None:
+    """A filter is None or {field: value or [values]}."""
+    if filter is not None and not (isinstance(filter, dict) and all(isinstance(field, str) for field in filter)):
+        raise CollectionError(f"filter must be {{field: value or list of values}}, not {filter!r}")
+
+
+def _check_id(identifier: Any) -> Id:
+    if isinstance(identifier, str):
+        return str(identifier)
+    if isinstance(identifier, bool) or not isinstance(identifier, int | np.integer):
+        raise CollectionError(f"an id is a str or an int, not {identifier!r} ({type(identifier).__name__})")
+    if not -(2**63) <= identifier < 2**63:
+        raise CollectionError(f"the id {identifier} is beyond int64: use its decimal digits as a str")
+    return int(identifier)
+
+
+def _check_payload(number: int, payload: Any) -> Payload:
+    if not isinstance(payload, dict):
+        raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
+    try:
+        copy: Payload = json.loads(json.dumps(payload, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
+    if copy != payload:
+        raise CollectionError(
+            f"payload {number} is not the same after JSON: use str for every key, and lists instead of tuples"
+        )
+    return copy
+
+
+def _refuse_rows(wrong: Array, why: str) -> None:
+    rows = np.flatnonzero(wrong)[:_SHOWN].tolist()
+    if rows:
+        raise CollectionError(f"{int(wrong.sum())} of {len(wrong)} vectors {why}: rows {rows}", rows=rows)

@@ -1,0 +1,323 @@
+"""The job spec: what goes in is YAML, JSON or Python, what comes out is one frozen, fully checked value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raydml.catalogue import LossSpec
+
+
+class Frozen(BaseModel):
+    """Base of all parts of a spec: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class AugmentSpec(Frozen):
+    """Random changes of training inputs, each drawn from (seed, step, row)."""
+
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest translation, as a fraction of the image size")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of size")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast")
+    noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on the normalised input")
+
+
+class DataBase(Frozen):
+    """Options that every kind of data shares."""
+
+    augment: AugmentSpec = Field(default_factory=lambda: AugmentSpec(), description="training-time augmentation")
+    on_bad_item: Literal["fail", "skip"] = Field("fail", description="what a corrupt item does; skipped ones are counted")
+    loader_processes: int = Field(0, ge=0, le=64, description="processes per worker that prepare batches; 0: in the worker")
+
+
+class ImageOptions(DataBase):
+    """Options of every kind of data that holds images."""
+
+    image_size: int = Field(32, ge=4, le=2048, description="images are resized to this many pixels on both sides")
+    grayscale: bool = Field(False, description="one channel instead of three")
+
+
+class GlyphsData(ImageOptions):
+    """Characters as classes, font faces as instances: 32 x 32 drawings from the fonts in matplotlib."""
+
+    kind: Literal["glyphs"] = "glyphs"
+    image_size: int = Field(32, ge=8, le=256, description="side of the drawing, pixels")
+    grayscale: bool = Field(True, description="one channel instead of three")
+
+
+class ImageFolderData(ImageOptions):
+    """`path/class/*.png`, or `path/{train,validation,test}/class/*.png`."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    path: str = Field(description="the folder")
+
+
+class ManifestData(ImageOptions):
+    """A CSV, JSONL or Parquet table with the columns path and label, one row an image."""
+
+    kind: Literal["manifest"] = "manifest"
+    path: str = Field(description="the table; image paths in it are relative to its folder")
+
+
+class ArraysData(ImageOptions):
+    """Arrays `inputs` and `labels` in one .npz, or `inputs.npy` and `labels.npy` in a folder."""
+
+    kind: Literal["arrays"] = "arrays"
+    path: str = Field(description="the .npz file or the folder")
+
+
+class CustomData(DataBase):
+    """A torch Dataset handed to `raydml.train(spec, dataset=...)`."""
+
+    kind: Literal["custom"] = "custom"
+
+
+DataSpec = Annotated[
+    GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")
+]
+
+
+class BatchSpec(Frozen):
+    """The global batch: P classes x K samples, cut into V equal slices whatever the number of workers."""
+
+    classes: int = Field(32, ge=2, le=65536, description="P, classes in a global batch")
+    samples: int = Field(4, ge=1, le=65536, description="K, samples of each class")
+    virtual_workers: int = Field(8, ge=1, le=1024, description="V, equal slices of the batch")
+    small_classes: Literal["repeat", "drop"] = Field(
+        "repeat", description="a class with fewer than K images repeats them evenly, or is left out"
+    )
+
+    @property
+    def size(self) -> int:
+        """Rows of the global batch, P x K."""
+        return self.classes * self.samples
+
+    @property
+    def slice_size(self) -> int:
+        """Rows of one slice, P x K / V."""
+        return self.size // self.virtual_workers
+
+    @model_validator(mode="after")
+    def _slices_are_equal(self) -> Self:
+        if self.size % self.virtual_workers:
+            divisors = [v for v in range(1, min(self.size, 64) + 1) if self.size % v == 0]
+            raise ValueError(
+                f"classes x samples = {self.classes} x {self.samples} = {self.size} rows cannot be cut into "
+                f"{self.virtual_workers} equal slices: choose virtual_workers from {divisors}"
+            )
+        return self
+
+
+class SmallCnn(Frozen):
+    """A residual convolutional network of about 0.7 M parameters for small images."""
+
+    kind: Literal["small_cnn"] = "small_cnn"
+    width: int = Field(32, ge=4, le=512, description="channels of the first convolution")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the embedding head")
+
+
+class Mlp(Frozen):
+    """Fully connected layers over the flattened input."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((256, 256), description="widths of the hidden layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout after each hidden layer")
+    batch_norm: bool = Field(True, description="batch norm after each hidden layer")
+
+
+class Linear(Frozen):
+    """One linear map of the flattened input: a learned Mahalanobis metric, D(x, y)^2 = |L(x - y)|^2."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class CustomBackbone(Frozen):
+    """A torch module handed to `raydml.train(spec, model=...)` that maps inputs to (batch, dimension)."""
+
+    kind: Literal["custom"] = "custom"
+
+
+BackboneSpec = Annotated[SmallCnn | Mlp | Linear | CustomBackbone, Field(discriminator="kind")]
+
+
+class ModelSpec(Frozen):
+    """Inputs -> embeddings."""
+
+    backbone: BackboneSpec = Field(default_factory=SmallCnn)
+    dimension: int = Field(128, ge=1, le=65536, description="length of an embedding")
+    normalize: bool = Field(True, description="divide embeddings by their L2 norm")
+    batch_norm: Literal["per_slice", "synchronised", "group"] = Field(
+        "per_slice", description="statistics over a slice (bitwise), over the global batch (exact), or group norm"
+    )
+    frozen: tuple[str, ...] = Field((), description="parts that do not train: prefixes of parameter names")
+
+
+class WorkersSpec(Frozen):
+    """How many workers may train, and what each holds."""
+
+    min: int = Field(1, ge=1, le=1024, description="fewest workers to start with")
+    max: int = Field(1, ge=1, le=1024, description="most workers")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a worker; part of the arithmetic, so part of the spec")
+    cpus: float = Field(1.0, gt=0, le=256, description="CPUs that a worker reserves in Ray")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_both(cls, value: Any) -> Any:
+        return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} workers is more than max = {self.max}")
+        return self
+
+
+class ParallelSpec(Frozen):
+    """How the model runs over workers."""
+
+    strategy: Literal["ddp"] = Field("ddp", description="data parallel over virtual workers")
+    workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
+    numerics: Literal["bitwise", "fast"] = Field(
+        "bitwise", description="fixed-tree reduction (the same bits for any workers) or plain all-reduce (exact)"
+    )
+    precision: Literal["float32", "bf16", "float64"] = Field("float32", description="of the model; losses never run below float32")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU per worker where the cluster has them")
+
+
+class Sgd(Frozen):
+    """Stochastic gradient descent with momentum (torch.optim.SGD)."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: float = Field(0.1, gt=0, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0)
+    parts: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights"
+    )
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum > 0")
+        return self
+
+
+class Adam(Frozen):
+    """Adam (torch.optim.Adam)."""
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(0.001, gt=0, description="learning rate")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    parts: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights"
+    )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (torch.optim.AdamW)."""
+
+    kind: Literal["adamw"] = "adamw"  # type: ignore[assignment]
+    weight_decay: float = Field(0.01, ge=0)
+
+
+OptimizerSpec = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
+
+
+class ScheduleSpec(Frozen):
+    """The learning rate as a pure function of the step."""
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="linear from lr / warmup_steps up to lr")
+    final_factor: float = Field(0.0, ge=0, le=1, description="of lr, reached by cosine at the last step")
+
+
+class TrainSpec(Frozen):
+    """The loop."""
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    optimizer: OptimizerSpec = Field(default_factory=AdamW)
+    schedule: ScheduleSpec = Field(default_factory=lambda: ScheduleSpec())
+    clip_norm: float | None = Field(None, gt=0, description="largest L2 norm of all gradients together")
+    loss_limit: float = Field(1e6, gt=0, description="a loss beyond this stops the run as exploded")
+    evaluate_every: int = Field(200, ge=0, description="steps between evaluations on validation; 0: never")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept besides the best one")
+    export: Literal["best", "last"] = Field("best", description="model of the best validation MAP@R, or of the last step")
+
+
+class EvaluateSpec(Frozen):
+    """How the trained model is measured."""
+
+    protocol: Literal["retrieval"] = "retrieval"
+    metric: Literal["cosine", "euclidean", "manhattan"] = Field("cosine", description="distance between embeddings")
+    baseline: bool = Field(True, description="measure raw inputs beside the model")
+
+
+class IndexSpec(Frozen):
+    """What search serves when the job has succeeded."""
+
+    collection: Name = Field(description="name of the collection")
+    metric: Literal["cosine", "l2", "inner_product"] = "cosine"
+    split: Literal["train", "validation", "test", "all"] = Field("test", description="which items are indexed")
+
+
+class JobSpec(Frozen):
+    """One job from data to collection."""
+
+    name: Name = Field(description="name of the run; the same name resumes it")
+    seed: int = Field(0, ge=0, lt=2**63, description="the only source of randomness")
+    data: DataSpec
+    batch: BatchSpec = Field(default_factory=lambda: BatchSpec())
+    model: ModelSpec = Field(default_factory=lambda: ModelSpec())
+    loss: LossSpec
+    parallel: ParallelSpec = Field(default_factory=lambda: ParallelSpec())
+    train: TrainSpec = Field(default_factory=lambda: TrainSpec())
+    evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec())
+    index: IndexSpec | None = None
+
+    @model_validator(mode="after")
+    def _every_worker_has_a_slice(self) -> Self:
+        if self.parallel.workers.max > self.batch.virtual_workers:
+            raise ValueError(
+                f"parallel.workers.max = {self.parallel.workers.max} is more than batch.virtual_workers = "
+                f"{self.batch.virtual_workers}: a worker needs at least one slice, raise virtual_workers or lower max"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_hold_statistics(self) -> Self:
+        if self.model.batch_norm == "per_slice" and self.batch.slice_size < 2:
+            raise ValueError(
+                f"batch_norm: per_slice needs at least 2 rows a slice, and {self.batch.size} rows in "
+                f"{self.batch.virtual_workers} slices leave 1: lower virtual_workers or choose batch_norm: group"
+            )
+        return self
+
+    @property
+    def exactness(self) -> Literal["bitwise", "exact"]:
+        """The level of DESIGN's first promise that this spec reaches."""
+        plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
+        return "exact" if plain else "bitwise"
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the trained bits: not the name, workers' numbers or loader processes."""
+        document = self.model_dump(mode="json", exclude={"name": True, "evaluate": True, "index": True})
+        for name in ("min", "max", "cpus"):
+            del document["parallel"]["workers"][name]
+        del document["data"]["loader_processes"]
+        for name in ("evaluate_every", "checkpoint_every", "keep_last", "export"):
+            del document["train"][name]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""A model over the items of a split -> exact retrieval metrics, embedded and measured by all workers together."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from raydml.data import Dataset
+from raydml.evaluation import QUERY_BLOCK, retrieval, summarise
+from raydml.membership import share
+from raydml.models import embed_tensors
+from raydml.parallel import Group
+
+CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
+
+
+def embed_split(model: nn.Module, dataset: Dataset, items: np.ndarray, group: Group, dimension: int) -> np.ndarray:
+    """Embeddings of these items, (len(items), dimension), on every worker; the model runs in evaluation mode."""
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    parts = [embed_tensors(model, dataset.tensors(chunks[index])) for index in share(group.rank, group.size, len(chunks))]
+    for module, training in was_training:
+        module.training = training
+    sizes = [[len(chunks[index]) for index in share(rank, group.size, len(chunks))] for rank in range(group.size)]
+    parameter = next(model.parameters())
+    own = torch.cat(parts) if parts else torch.empty(0, dimension, dtype=parameter.dtype)
+    return group.gather_rows(own.to(parameter.device), [sum(counts) for counts in sizes]).cpu().numpy()
+
+
+def measure_split(
+    embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group
+) -> dict[str, float]:
+    """Retrieval metrics of one split's embeddings; queries are dealt to the workers in blocks of fixed size."""
+    table = dataset.items
+    queries = np.flatnonzero(table.is_query[items])
+    gallery = np.flatnonzero(table.is_gallery[items])
+    place = np.full(len(items), -1)
+    place[gallery] = np.arange(len(gallery))
+    blocks = [queries[start : start + QUERY_BLOCK] for start in range(0, len(queries), QUERY_BLOCK)]
+    mine = [blocks[index] for index in share(group.rank, group.size, len(blocks))]
+    values: dict[str, np.ndarray] = {}
+    if mine:
+        rows = np.concatenate(mine)
+        values = retrieval(
+            embeddings[rows],
+            table.labels[items[rows]],
+            embeddings[gallery],
+            table.labels[items[gallery]],
+            own=place[rows],
+            metric=metric,  # type: ignore[arg-type]
+        )
+    shared = [part for part in group.objects(values) if part]
+    return summarise({name: np.concatenate([part[name] for part in shared]) for name in shared[0]})

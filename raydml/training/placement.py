@@ -1,0 +1,78 @@
+"""Where workers run: a Ray cluster by address, or a local one that is started and stopped with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from raydml.errors import ResourceError
+from raydml.spec import JobSpec
+
+# Ray looks after its workers every 2 s by default: too slow to notice that a short run has ended.
+HEALTH_CHECK_SECONDS = "0.2"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many workers to start, and what each gets."""
+
+    workers: int
+    use_gpu: bool
+    resources: dict[str, float]
+
+
+def place(spec: JobSpec, cpus: float, gpus: float) -> Placement:
+    """As many workers as fit, at most `workers.max`. Raises ResourceError, with the numbers, below `workers.min`."""
+    wanted, device = spec.parallel.workers, spec.parallel.device
+    use_gpu = device == "cuda" or (device == "auto" and gpus >= 1)
+    if device == "cuda" and gpus < 1:
+        raise ResourceError("parallel.device is cuda, and there is no GPU here: use auto or cpu, or a cluster's address")
+    room = int(min(cpus / wanted.cpus, gpus) if use_gpu else cpus / wanted.cpus)
+    if room < wanted.min:
+        has = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if use_gpu else "")
+        each = f"{wanted.cpus:g} CPUs" + (" and 1 GPU" if use_gpu else "")
+        raise ResourceError(
+            f"{wanted.min} workers of {each} each do not fit: the cluster has {has}, room for {room}. "
+            f"Lower parallel.workers.min or parallel.workers.cpus, or give the address of a larger cluster."
+        )
+    resources = {"CPU": wanted.cpus} | ({"GPU": 1.0} if use_gpu else {})
+    return Placement(min(wanted.max, room), use_gpu, resources)
+
+
+@contextlib.contextmanager
+def cluster(spec: JobSpec, address: str | None) -> Iterator[Placement]:
+    """Connect to the cluster, or start a local one; on leaving, disconnect, and stop what was started here."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None and not ray.is_initialized():
+        # Refused before anything is started: a local Ray takes seconds.
+        place(spec, os.cpu_count() or 1, torch.cuda.device_count())
+    with _connected(address):
+        total = ray.cluster_resources()
+        yield place(spec, total.get("CPU", 0), total.get("GPU", 0))
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    scratch = None if address else tempfile.mkdtemp(prefix="raydml-")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(_temp_dir=scratch, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+    finally:
+        ray.shutdown()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)

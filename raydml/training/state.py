@@ -1,0 +1,126 @@
+"""Everything that a step changes: model, objective, optimiser, step; as named tensors, and as one SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raydml.errors import CheckpointError, SpecError
+from raydml.models import has_prefix
+from raydml.spec import AdamW, JobSpec, OptimizerSpec, ScheduleSpec, Sgd
+
+
+class TrainingState:
+    """The model and the objective under one optimiser, after `step` steps.
+
+    All randomness is a function of (seed, step), so these two numbers are the whole state of the generators.
+    """
+
+    def __init__(self, model: nn.Module, objective: nn.Module, spec: JobSpec) -> None:
+        self.model, self.objective, self.spec = model, objective, spec
+        self.step = 0
+        named = [(f"model.{name}", value) for name, value in model.named_parameters() if value.requires_grad]
+        named += [(f"objective.{name}", value) for name, value in objective.named_parameters()]
+        self._names = {id(value): name for name, value in named}
+        self.parameters = [value for _, value in named]
+        self.optimizer = build_optimizer(spec.train.optimizer, named)
+        self._factors = [group["factor"] for group in self.optimizer.param_groups] if self.optimizer else []
+
+    def update(self, gradients: Sequence[Tensor]) -> float:
+        """One optimiser step with gradients in order of `parameters`; returns their L2 norm before clipping.
+
+        A norm that is not finite changes nothing: the caller decides.
+        """
+        if self.optimizer is None:
+            self.step += 1
+            return 0.0
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.spec.train.clip_norm or math.inf))
+        if math.isfinite(norm):
+            factor = learning_rate_factor(self.spec.train.schedule, self.step, self.spec.train.steps)
+            for group, own in zip(self.optimizer.param_groups, self._factors, strict=True):
+                group["lr"] = self.spec.train.optimizer.lr * own * factor
+            self.optimizer.step()
+            self.step += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name, as it is (not copied)."""
+        named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        named |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for parameter, slots in self.optimizer.state.items() if self.optimizer else ():
+            prefix = f"optimizer.{self._names[id(parameter)]}"
+            named |= {f"{prefix}.{slot}": value for slot, value in slots.items() if value is not None}
+        return named
+
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Take over a saved state. Raises CheckpointError where names or shapes do not fit."""
+        try:
+            self.model.load_state_dict(_below(tensors, "model."))
+            self.objective.load_state_dict(_below(tensors, "objective."))
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint belongs to another model or loss: {error}") from error
+        for parameter in self.parameters if self.optimizer else ():
+            slots = _below(tensors, f"optimizer.{self._names[id(parameter)]}.")
+            if slots and self.optimizer:
+                self.optimizer.state[parameter] = {
+                    slot: value.clone() if slot == "step" else value.to(parameter.device).clone()
+                    for slot, value in slots.items()
+                }
+        self.step = step
+
+    def digest(self) -> str:
+        """SHA-256 of names, types, shapes and bits of all tensors, of the seed and of the step."""
+        sha = hashlib.sha256(f"seed {self.spec.seed} step {self.step}".encode())
+        for name, value in sorted(self.tensors().items()):
+            value = value.detach().cpu().contiguous()
+            sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def build_optimizer(spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer | None:
+    """The optimiser of the spec with one group of parameters per learning-rate factor; None without parameters."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        groups.setdefault(_factor(name, spec), []).append(parameter)
+    if not groups:
+        return None
+    unused = [prefix for prefix in spec.parts if not any(has_prefix(_part(name), prefix) for name, _ in named)]
+    if unused:
+        raise SpecError(f"train.optimizer.parts: {unused} name no trained parameter; there are {[_part(n) for n, _ in named][:6]}")
+    options = [{"params": members, "factor": factor} for factor, members in groups.items()]
+    if isinstance(spec, Sgd):
+        return torch.optim.SGD(options, spec.lr, spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay)
+    kind = torch.optim.AdamW if isinstance(spec, AdamW) else torch.optim.Adam
+    return kind(options, spec.lr, spec.betas, spec.eps, spec.weight_decay)
+
+
+def _part(name: str) -> str:
+    """Names as in `parts`: those of the model as they are, those of the objective below `loss`."""
+    return name.removeprefix("model.") if name.startswith("model.") else name.replace("objective", "loss", 1)
+
+
+def _factor(name: str, spec: OptimizerSpec) -> float:
+    fitting = [prefix for prefix in spec.parts if has_prefix(_part(name), prefix)]
+    return spec.parts[max(fitting, key=len)] if fitting else 1.0
+
+
+def learning_rate_factor(spec: ScheduleSpec, step: int, steps: int) -> float:
+    """Factor of the learning rate at a step: linear warm-up, then constant or half a cosine (Loshchilov, Hutter 2017)."""
+    if step < spec.warmup_steps:
+        return (step + 1) / spec.warmup_steps
+    if spec.kind == "constant":
+        return 1.0
+    progress = (step - spec.warmup_steps) / max(1, steps - 1 - spec.warmup_steps)
+    return spec.final_factor + (1 - spec.final_factor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,68 @@
+"""Promise 1: one SHA-256 of model, loss weights, optimiser and randomness, whatever the number of workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raydml.spec import JobSpec
+from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
+
+AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
+CNN = {"backbone": {"kind": "small_cnn", "width": 4, "dropout": 0.2}, "dimension": 8}
+SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+CLIPPED = {"steps": 20, "evaluate_every": 0, "clip_norm": 0.5}
+
+
+def _cases(data: Path) -> dict[str, JobSpec]:
+    def case(loss: dict[str, Any], **changes: Any) -> JobSpec:
+        return small_spec(data, loss=loss, **changes)
+
+    augmented = {"data.augment": AUGMENT}
+    return {
+        "triplet, semihard, adamw, augmented": case(
+            {"kind": "triplet", "margin": 0.2, "miner": {"kind": "semihard"}}, train=CLIPPED, **augmented
+        ),
+        "the same, two loader processes": case(
+            {"kind": "triplet", "margin": 0.2, "miner": {"kind": "semihard"}},
+            train=CLIPPED,
+            **augmented,
+            **{"data.loader_processes": 2},
+        ),
+        "contrastive, sgd, convolutions": case(
+            {"kind": "contrastive"}, model=CNN, train={**CLIPPED, "optimizer": SGD}, **augmented
+        ),
+        "multi-similarity with its miner, adam": case(
+            {"kind": "multi_similarity", "miner": {"kind": "multi_similarity"}},
+            train={**CLIPPED, "optimizer": {"kind": "adam"}},
+        ),
+        "arcface, own weights": case({"kind": "arcface"}, model=CNN),
+        "proxy anchor, own weights, warm-up": case(
+            {"kind": "proxy_anchor"},
+            train={**CLIPPED, "schedule": {"kind": "cosine", "warmup_steps": 4}, "optimizer": {"kind": "adamw", "parts": {"loss": 10}}},
+        ),
+        "supcon": case({"kind": "sup_con"}),
+        "textbook triplet, hard": case({"kind": "textbook_triplet", "margin": 0.2, "miner": "hard"}),
+        "textbook contrastive, manhattan": case({"kind": "textbook_contrastive", "distance": "manhattan"}),
+        "center, centres move": case({"kind": "multi_similarity", "center": {"weight": 0.01}}),
+        "group norm, bf16": case({"kind": "ntxent"}, model={**CNN, "batch_norm": "group"}, **{"parallel.precision": "bf16"}),
+        "16 slices": case({"kind": "circle"}, **{"batch.virtual_workers": 16}),
+    }
+
+
+def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:
+    cases = _cases(write_images(tmp_path))
+    by_slices: dict[int, dict[str, str]] = {}
+    for name, spec in cases.items():
+        by_slices.setdefault(spec.batch.virtual_workers, {})[name] = spec.model_dump_json()
+    seen: dict[str, dict[int, str]] = {name: {} for name in cases}
+    for slices, documents in by_slices.items():
+        for size in (1, 2, 3, 4):
+            for result in run_processes(size, train_cases, (documents, str(tmp_path)), tmp_path, slices):
+                for name, (digest, losses) in result.items():
+                    assert seen[name].setdefault(size, digest) == digest, f"{name}: workers differ at W = {size}"
+                    assert losses[0] != losses[-1], f"{name}: nothing was trained"
+    for name, digests in seen.items():
+        assert len(set(digests.values())) == 1, f"{name}: {digests}"
+    same = ("triplet, semihard, adamw, augmented", "the same, two loader processes")
+    assert seen[same[0]] == seen[same[1]]
