@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 REFUSED = {
     "cross_batch_memory": "needs a queue of past embeddings, which a step's state does not hold; use a larger batch",
-    "dynamic_soft_margin": "moves a histogram inside its forward pass, keeps it outside the state dict and runs over "
-    "its end where d(a, p) - d(a, n) reaches 1.6; use triplet with smooth_loss",
+    "dynamic_soft_margin": "carries a histogram from step to step with its graph and outside the state dict, and "
+    "runs over its end where d(a, p) - d(a, n) reaches 1.6; use triplet with smooth_loss",
     "instance": "takes row c of the batch as the target of class c, so the loss depends on the order of rows; "
     "use normalized_softmax or nt_xent",
     "manifold": "takes no class labels and draws its own at random; use proxy_anchor or soft_triple",

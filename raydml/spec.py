@@ -122,7 +122,8 @@ class SmallCnn(Frozen):
     """A residual convolutional network of about 0.7 M parameters for small images."""
 
     kind: Literal["small_cnn"] = "small_cnn"
-    width: int = Field(32, ge=4, le=512, description="channels of the first convolution")
+    # With channels that 8 does not divide, oneDNN in torch 2.13 writes past its buffers on some processors.
+    width: int = Field(32, ge=16, le=512, multiple_of=16, description="channels of the first convolution")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the embedding head")
 
 

@@ -18,7 +18,7 @@ Images = Annotated[list[Path] | None, typer.Option("--image", help="an image fil
 Vectors = Annotated[Path | None, typer.Option("--vector", help="a .npy file of shape (dimension,) or (n, dimension)")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="an entry of the collection; may be repeated")]
 K = Annotated[int, typer.Option("-k", min=1, help="neighbours per query")]
-Filter = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="payload must match; YAML value")]
+Filter = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="only entries whose payload says so")]
 
 
 def search(
@@ -54,15 +54,16 @@ def _documents(names: Sequence[str], found: Sequence[Sequence[Any]]) -> list[dic
 def _parse_filters(filters: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    wanted = {}
+    wanted: dict[str, Any] = {}
     for text in filters:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise typer.BadParameter(f"--filter {text}: write field=value")
         try:
-            wanted[field] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
         except yaml.YAMLError:
             raise typer.BadParameter(f"--filter {text}: {value!r} is not a YAML value") from None
+        wanted[field] = [value] if read == value else [value, read]  # label=7 finds the text and the number
     return wanted
 
 

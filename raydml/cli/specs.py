@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli.output import Json, answering
+from raydml.cli.output import WRONG_INPUT, Json, answering
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML or JSON file", show_default=False)]
 Overrides = Annotated[
@@ -33,15 +33,19 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
         loaded = load_spec(spec, overrides or ())
 
         from raydml.cli.tables import plan_table
-        from raydml.plan import make_plan
+        from raydml.data import open_dataset
+        from raydml.plan import plan as make_plan
+        from raydml.run import home
 
-        made = make_plan(loaded)
+        made = make_plan(loaded, open_dataset(loaded.data, home()))
         answer(made.to_dict(), plan_table(made))
+    if made.problem:
+        raise typer.Exit(WRONG_INPUT)
 
 
-def schema() -> None:
-    """Print the JSON Schema of a spec."""
-    with answering(as_json=True) as answer:
+def schema(as_json: Json = True) -> None:
+    """Print the JSON Schema of a spec; it is JSON with and without --json."""
+    with answering(as_json) as answer:
         from raydml.spec import JobSpec
 
         answer(JobSpec.model_json_schema(), "")

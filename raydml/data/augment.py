@@ -31,30 +31,37 @@ class Augmentation:
         if self.spec == AugmentSpec(noise=self.spec.noise):
             return images
         key = stream_key(self.seed, "augment", step)
-        draws = uniforms(key, rows[:, None] * _DRAWS + np.arange(_DRAWS))  # (n, 7)
-        return np.stack([self._image(image, numbers) for image, numbers in zip(images, draws.tolist(), strict=True)])
+        draws = 2 * uniforms(key, rows[:, None] * _DRAWS + np.arange(_DRAWS)) - 1  # (n, 7) in [-1, 1)
+        spec = self.spec
+        if spec.shift or spec.rotate or spec.scale:
+            images = self._moved(images, draws[:, :4])
+        if spec.flip:
+            images = np.where(draws[:, 4, None, None, None] < 0, images[:, :, ::-1], images)
+        if spec.brightness or spec.contrast:
+            images = _toned(images, 1 + spec.brightness * draws[:, 5], 1 + spec.contrast * draws[:, 6])
+        return images
 
     def inputs(self, inputs: NDArray[np.float32], step: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, ...) normalised inputs, with Gaussian noise where the spec asks for it."""
         if not self.spec.noise:
             return inputs
-        deviation = np.float32(self.spec.noise)
-        noisy = np.empty_like(inputs)
-        for target, source, row in zip(noisy, inputs, rows.tolist(), strict=True):
-            generator = np.random.Generator(np.random.Philox(key=stream_key(self.seed, "noise", step, row)))
-            target[...] = source + deviation * generator.standard_normal(source.shape, dtype=np.float32)
-        return noisy
+        bits = np.random.Philox(key=[stream_key(self.seed, "noise", step), 0])
+        start, generator = bits.state, np.random.Generator(bits)
+        noise = np.empty_like(inputs)
+        for target, row in zip(noise, rows.tolist(), strict=True):
+            start["state"]["key"][1] = row
+            bits.state = start  # far cheaper than a generator for each row, and the same numbers
+            generator.standard_normal(dtype=np.float32, out=target)
+        return np.asarray(inputs + np.float32(self.spec.noise) * noise)
 
-    def _image(self, image: NDArray[np.uint8], draws: list[float]) -> NDArray[np.uint8]:
+    def _moved(self, images: NDArray[np.uint8], draws: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """draws: (n, 4) in [-1, 1) for x, y, angle and scale."""
         spec = self.spec
-        x, y, angle, scale, flip, brightness, contrast = (2 * draw - 1 for draw in draws)  # each in [-1, 1)
-        if spec.shift or spec.rotate or spec.scale:
-            image = _affine(image, spec.shift * x, spec.shift * y, spec.rotate * angle, 1 + spec.scale * scale)
-        if spec.flip and flip < 0:
-            image = image[:, ::-1]
-        if spec.brightness or spec.contrast:
-            image = _tone(image, 1 + spec.brightness * brightness, 1 + spec.contrast * contrast)
-        return image
+        moves = draws * (spec.shift, spec.shift, spec.rotate, spec.scale)
+        moved = np.empty_like(images)
+        for target, image, (x, y, degrees, scale) in zip(moved, images, moves.tolist(), strict=True):
+            target[...] = _affine(image, x, y, degrees, 1 + scale)
+        return moved
 
 
 def _affine(image: NDArray[np.uint8], x: float, y: float, degrees: float, scale: float) -> NDArray[np.uint8]:
@@ -69,18 +76,23 @@ def _affine(image: NDArray[np.uint8], x: float, y: float, degrees: float, scale:
     )
     grey = image.shape[2] == 1
     corner: Any = image[0, 0].tolist()
-    moved = Image.fromarray(image[:, :, 0] if grey else image).transform(
+    picture = Image.frombytes("L" if grey else "RGB", (width, height), image.tobytes())  # cheaper than fromarray
+    moved = picture.transform(
         (width, height),
         Image.Transform.AFFINE,
         matrix,
         resample=Image.Resampling.BILINEAR,
         fillcolor=corner[0] if grey else tuple(corner),
     )
-    return np.asarray(moved).reshape(image.shape)
+    return np.frombuffer(moved.tobytes(), np.uint8).reshape(image.shape)
 
 
-def _tone(image: NDArray[np.uint8], brightness: float, contrast: float) -> NDArray[np.uint8]:
-    """contrast * (brightness * x - m) + m, with m the mean of brightness * x; rounded and cut to 0..255."""
-    mean = brightness * float(image.mean())
-    table = contrast * (brightness * np.arange(256) - mean) + mean
-    return np.asarray(np.rint(table).clip(0, 255).astype(np.uint8)[image])
+def _toned(
+    images: NDArray[np.uint8], brightness: NDArray[np.float64], contrast: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """contrast * (brightness * x - m) + m, with m an image's mean of brightness * x; rounded and cut to 0..255."""
+    flat = images.reshape(len(images), -1)
+    means = (brightness * flat.mean(axis=1))[:, None]  # a sum of whole numbers: exact in any order
+    tables = contrast[:, None] * (brightness[:, None] * np.arange(256) - means) + means  # (n, 256)
+    values = np.take_along_axis(np.rint(tables).clip(0, 255).astype(np.uint8), flat.astype(np.intp), axis=1)
+    return values.reshape(images.shape)

@@ -1,4 +1,4 @@
-"""The dataset, its plan and the wanted (step, slice) keys in; slices ready for the model out, in the order of the keys."""
+"""Dataset, plan and the wanted (step, slice) keys in; slices ready for the model out, in the order of the keys."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from raydml.spec import BatchSpec
 
 
 class SamplingPlan:
-    """The order of the data: `batch(step)` is a pure function of (labels, spec, seed, step), at the same cost for any step.
+    """The order of the data: `batch(step)` is a pure function of (labels, spec, seed, step), no step needs another.
 
     labels: (num_train,) dense training labels 0..C-1. DataError when fewer than P classes are usable.
     """
@@ -59,7 +59,10 @@ class SamplingPlan:
             raise IndexError(f"step {step} is negative")
         number, position = divmod(step, self.batches_per_pass)
         if self._latest_pass[0] != number:
-            self._latest_pass = (number, self._usable[permutation(stream_key(self.seed, "pass", number), len(self._usable))])
+            self._latest_pass = (
+                number,
+                self._usable[permutation(stream_key(self.seed, "pass", number), len(self._usable))],
+            )
         return self._latest_pass[1][position * self.spec.classes : (position + 1) * self.spec.classes]
 
     def _samples(self, step: int, number: int) -> NDArray[np.int64]:

@@ -46,7 +46,7 @@ def build_reducer(entry: Any, num_classes: int) -> nn.Module:
     return module
 
 
-def build_miner(entry: Any, loss_distance: nn.Module) -> nn.Module:
+def build_miner(entry: Any, loss_distance: Any) -> nn.Module:
     """What chooses pairs or triplets; it measures as the loss does unless it names a distance."""
     if isinstance(entry, catalogue.Angular | catalogue.DistanceWeighted):  # defined on unit vectors alone
         module: nn.Module = MINERS[entry.kind](**parameters(entry))

@@ -9,7 +9,7 @@ from raydml.catalogue import Center, CenterTerm
 
 
 class CenterLoss(nn.Module):
-    """L = 1/2 sum_i |x_i - c_{y_i}|^2, or its mean over rows; centres (num_classes, D) start at 0 and get no gradient."""
+    """L = 1/2 sum_i |x_i - c_{y_i}|^2, or its mean over rows; centres (num_classes, D) start at 0, without gradient."""
 
     centers: Tensor
 

@@ -1,4 +1,4 @@
-"""The objective: embeddings and labels of a whole global batch in, one number out, with weights and centres of its own."""
+"""The objective: embeddings and labels of a whole global batch in, one number out, with weights of its own."""
 
 from __future__ import annotations
 
@@ -68,13 +68,11 @@ def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
 class Objective(nn.Module):
     """A loss over one gathered global batch, the same on every worker.
 
-    Every worker computes the whole loss on embeddings gathered in slice order, so it is exact by construction, for every
-    entry of the catalogue. An engine that computes tiles of the pair matrix can take its place behind this interface.
+    Every worker computes the whole loss on embeddings gathered in slice order, so every entry of the catalogue is exact
+    by construction. An engine that computes tiles of the pair matrix can take its place behind this interface.
     """
 
-    def __init__(
-        self, spec: LossSpec, *, num_classes: int, dimension: int, seed: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, spec: LossSpec, *, num_classes: int, dimension: int, seed: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32  # never below float32
         term = None if isinstance(spec, catalogue.Center) else spec.center

@@ -32,7 +32,8 @@ def evaluate_objective(objective: Objective, embeddings: Tensor, labels: Tensor,
     """
     leaf = embeddings.detach().to(objective.dtype).requires_grad_()
     inputs = [leaf, *objective.parameters()]
-    with keyed(seed, step, leaf.device), untouched(objective), torch.enable_grad():
+    full_precision = torch.autocast(leaf.device.type, enabled=False)  # autocast would reach into the backward pass too
+    with keyed(seed, step, leaf.device), untouched(objective), torch.enable_grad(), full_precision:
         loss, statistics = objective.measure(leaf, labels)
         gradients = gradients_of(loss, inputs)
     return Verdict(loss.detach(), gradients[0], tuple(gradients[1:]), statistics)

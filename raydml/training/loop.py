@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class Trainer:
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(self.model, self.objective, spec)
-        self._labels = torch.from_numpy(np.ascontiguousarray(dataset.training_labels))
+        self._labels = dataset.training_labels
 
     def run(self, until: int, after: Callable[[StepReport], bool]) -> None:
         """Steps up to `until`; `after` sees each committed step and says whether to go on.
@@ -81,7 +80,7 @@ class Trainer:
         """One step: forward, objective over the global batch, pullback, commit."""
         step = self.state.step
         embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
-        labels = self._labels[torch.from_numpy(self.plan.batch(step))].to(self.device)
+        labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed)
         self._check_loss(verdict, embeddings, step)
         gradients = self.strategy.pullback(self._own_rows(verdict.cotangents))

@@ -9,7 +9,7 @@ from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 
 AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
-CNN = {"backbone": {"kind": "small_cnn", "width": 4, "dropout": 0.2}, "dimension": 8}
+CNN = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.2}, "dimension": 8}
 SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
 CLIPPED = {"steps": 20, "evaluate_every": 0, "clip_norm": 0.5}
 
@@ -42,8 +42,8 @@ def _cases(data: Path) -> dict[str, JobSpec]:
             train={**CLIPPED, "schedule": {"kind": "cosine", "warmup_steps": 4}, "optimizer": {"kind": "adamw", "parts": {"loss": 10}}},
         ),
         "supcon": case({"kind": "sup_con"}),
-        "textbook triplet, hard": case({"kind": "textbook_triplet", "margin": 0.2, "miner": "hard"}),
-        "textbook contrastive, manhattan": case({"kind": "textbook_contrastive", "distance": "manhattan"}),
+        "textbook triplet, hard": case({"kind": "textbook_triplet", "margin": 0.2, "miner": {"kind": "hard"}}),
+        "textbook contrastive, manhattan": case({"kind": "textbook_contrastive", "distance": {"kind": "manhattan"}}),
         "center, centres move": case({"kind": "multi_similarity", "center": {"weight": 0.01}}),
         "group norm, bf16": case({"kind": "ntxent"}, model={**CNN, "batch_norm": "group"}, **{"parallel.precision": "bf16"}),
         "16 slices": case({"kind": "circle"}, **{"batch.virtual_workers": 16}),

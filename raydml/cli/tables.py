@@ -1,0 +1,137 @@
+"""What a person reads: plans, metrics, hits and checks as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from raydml.doctor import size
+
+if TYPE_CHECKING:
+    from raydml.demo import Demo
+    from raydml.doctor import Check
+    from raydml.plan import Plan
+
+METRIC_NAMES = {
+    "precision_at_1": "precision@1",
+    "r_precision": "R-precision",
+    "map_at_r": "MAP@R",
+    "recall_at_1": "recall@1",
+    "recall_at_10": "recall@10",
+    "recall_at_100": "recall@100",
+}
+
+
+def metrics_table(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> Table:
+    """Raw inputs against the trained embedding, a row per metric."""
+    table = Table(title="test classes", title_justify="left")
+    table.add_column("")
+    for heading in ("raw pixels", "trained embedding", "gained"):
+        table.add_column(heading, justify="right")
+    for key, name in METRIC_NAMES.items():
+        if key in metrics:
+            raw = baseline.get(key)
+            known = ("-", "-") if raw is None else (f"{raw:.3f}", f"{metrics[key] - raw:+.3f}")
+            table.add_row(name, known[0], f"{metrics[key]:.3f}", known[1])
+    return table
+
+
+def run_table(summary: Mapping[str, Any]) -> RenderableType:
+    """The end of `raydml train`."""
+    workers = ", ".join(f"{entry['workers']} from step {entry['step']}" for entry in summary["world_size_history"])
+    facts = {
+        "run": f"{summary['run']}, {summary['state']}",
+        "model": summary["model"],
+        "sha256": summary["sha256"],
+        "collection": summary["collection"] or "none",
+        "workers": workers,
+        "exactness": summary["exactness"],
+    }
+    return Group(metrics_table(summary["metrics"], summary["baseline"]), _facts(facts))
+
+
+def demo_report(demo: Demo) -> RenderableType:
+    """The end of `raydml demo`."""
+    places = {
+        "queries": str(demo.pictures["neighbours"]),
+        "curves": str(demo.pictures["curves"]),
+        "model": demo.summary["model"],
+        "collection": f"{demo.summary['collection']}  (raydml search {demo.summary['collection']} --id '{demo.queries[0].id}')",
+    }
+    names = [f"{query.label}  ({query.id})" for query in demo.queries]
+    hits = hits_table(names, [query.hits for query in demo.queries], shown=5)
+    return Group(metrics_table(demo.summary["metrics"], demo.summary["baseline"]), hits, _facts(places))
+
+
+def hits_table(queries: Sequence[str], found: Sequence[Sequence[Any]], shown: int | None = None) -> Table:
+    """Neighbours of each query, nearest first."""
+    table = Table("query", "rank", "id", "score", "payload", title="nearest entries", title_justify="left")
+    for query, hits in zip(queries, found, strict=True):
+        for rank, hit in enumerate(hits[:shown], start=1):
+            payload = ", ".join(f"{key}={value}" for key, value in hit.payload.items())
+            cells = (query if rank == 1 else "", str(rank), str(hit.id), f"{hit.score:.4f}", payload)
+            table.add_row(*map(Text, cells))
+        table.add_section()
+    return table
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """The whole of `raydml plan`."""
+    resolved = yaml.safe_dump(plan.spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    return Group(Text(resolved), _splits(plan), _workers(plan), *map(Text, plan.notes), _plan_facts(plan))
+
+
+def _splits(plan: Plan) -> Table:
+    table = Table("split", "classes", "images", title="data", title_justify="left")
+    for name, split in plan.splits.items():
+        table.add_row(name, str(split.classes), str(split.images))
+    return table
+
+
+def _workers(plan: Plan) -> Table:
+    table = Table("workers", "slices of each", "memory of the fullest", title="workers", title_justify="left")
+    for world_size, held in plan.slices.items():
+        memory = plan.worker_bytes(world_size)
+        ranges = "  ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in held)
+        table.add_row(str(world_size), ranges, "-" if memory is None else size(memory))
+    return table
+
+
+def _plan_facts(plan: Plan) -> Table:
+    batch = plan.spec.batch
+    shape = f"{batch.classes} classes x {batch.samples} samples = {batch.size} images in {batch.virtual_workers} slices"
+    facts = {
+        "batches": f"not possible: {plan.problem}" if plan.problem else f"{shape}, {plan.batches_per_pass} a pass",
+        "parameters": "your own model"
+        if plan.parameters is None
+        else f"{plan.parameters:,}, of which {plan.trained_parameters:,} train",
+        "exactness": plan.exactness,
+    }
+    if plan.memory:
+        facts["memory counts"] = (
+            f"parameters {size(plan.memory.parameters)}, gradients {size(plan.memory.gradients)} a set, "
+            f"optimiser {size(plan.memory.optimizer)}, activations {size(plan.memory.activations_per_slice)} a slice; "
+            f"not the data, the loss and the libraries"
+        )
+    return _facts(facts)
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """The checks of `raydml doctor`; a problem shows the way out."""
+    table = Table("check", "", "found", "way out")
+    for check in checks:
+        verdict = Text("ok", "green") if check.ok else Text("problem", "bold red")
+        table.add_row(check.name, verdict, check.detail, "" if check.ok else check.way_out)
+    return table
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name, "bold"), Text(str(value), overflow="fold"))
+    return table
