@@ -42,7 +42,11 @@ class Demo:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         queries = [
-            {"query": query.id, "label": query.label, "hits": [{"id": hit.id, "score": hit.score} for hit in query.hits]}
+            {
+                "query": query.id,
+                "label": query.label,
+                "hits": [{"id": hit.id, "score": hit.score} for hit in query.hits],
+            }
             for query in self.queries
         ]
         return {**self.summary, "queries": queries, "pictures": {name: str(at) for name, at in self.pictures.items()}}
@@ -61,7 +65,9 @@ def run_demo(listen: Callable[[Progress], None] | None = None, spec: JobSpec | N
     dataset = open_dataset(spec.data, trained.home)
     chosen = _choose(dataset, spec.seed)
     found = trained.collection.search(ids=[dataset.items.ids[item] for item in chosen], k=NEIGHBOURS)
-    queries = [Query(dataset.items.ids[item], _label(dataset, item), hits) for item, hits in zip(chosen, found, strict=True)]
+    queries = [
+        Query(dataset.items.ids[item], _label(dataset, item), hits) for item, hits in zip(chosen, found, strict=True)
+    ]
     pictures = {"neighbours": trained.folder / "neighbours.png", "curves": trained.folder / "curves.png"}
     draw_neighbours(_rows(dataset, queries), pictures["neighbours"])
     draw_curves(trained.folder / "metrics.jsonl", pictures["curves"], trained.baseline.get("map_at_r"))

@@ -102,7 +102,9 @@ def shared_memory(folder: str = "/dev/shm") -> Check:
     if not Path(folder).is_dir():
         return Check("shared memory", True, "Ray uses its temporary folder")
     free = shutil.disk_usage(folder).free
-    return Check("shared memory", free >= SHARED_BYTES, f"{size(free)} free in {folder}", "in a container: --shm-size=1g")
+    return Check(
+        "shared memory", free >= SHARED_BYTES, f"{size(free)} free in {folder}", "in a container: --shm-size=1g"
+    )
 
 
 def disk(home: Path) -> Check:

@@ -40,7 +40,7 @@ class Memory:
     tree: bool
 
     def worker(self, num_slices: int) -> int:
-        """Bytes of a worker that holds this many slices; the fixed tree keeps one partial sum for each of its levels."""
+        """Bytes of a worker that holds this many slices; the fixed tree keeps a partial sum per level."""
         sets = 1 + (num_slices.bit_length() if self.tree else 1)
         return self.parameters + sets * self.gradients + self.optimizer + num_slices * self.activations_per_slice
 

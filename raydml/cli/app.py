@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": runs.demo,
     "validate": specs.validate,
     "plan": specs.plan,
@@ -46,6 +47,6 @@ def _options(
 ) -> None: ...
 
 
-def main() -> None:
-    """Entry point of the `raydml` script."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `raydml` script; ends the process with the command's exit code."""
+    app(arguments)

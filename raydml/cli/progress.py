@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from raydml.run import Progress
+    from raydml.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 Listener = Callable[["Progress"], None]

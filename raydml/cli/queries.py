@@ -18,7 +18,9 @@ Images = Annotated[list[Path] | None, typer.Option("--image", help="an image fil
 Vectors = Annotated[Path | None, typer.Option("--vector", help="a .npy file of shape (dimension,) or (n, dimension)")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="an entry of the collection; may be repeated")]
 K = Annotated[int, typer.Option("-k", min=1, help="neighbours per query")]
-Filter = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="only entries whose payload says so")]
+Filter = Annotated[
+    list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="only entries whose payload says so")
+]
 
 
 def search(

@@ -57,11 +57,12 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
 
 def demo_report(demo: Demo) -> RenderableType:
     """The end of `raydml demo`."""
+    collection = demo.summary["collection"]
     places = {
         "queries": str(demo.pictures["neighbours"]),
         "curves": str(demo.pictures["curves"]),
         "model": demo.summary["model"],
-        "collection": f"{demo.summary['collection']}  (raydml search {demo.summary['collection']} --id '{demo.queries[0].id}')",
+        "collection": f"{collection}  (raydml search {collection} --id '{demo.queries[0].id}')",
     }
     names = [f"{query.label}  ({query.id})" for query in demo.queries]
     hits = hits_table(names, [query.hits for query in demo.queries], shown=5)

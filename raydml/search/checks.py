@@ -1,4 +1,4 @@
-"""What a caller hands to a collection -> clean ids, vectors and payloads, or a CollectionError before anything changes."""
+"""What a caller hands to a collection -> clean ids, vectors and payloads, or a CollectionError."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ class Collection:
     A refused request raises CollectionError and changes nothing; a full disk is a ResourceError and changes nothing.
     """
 
-    def __init__(self, path: Path, snapshot: Snapshot, model: Embedder | Path | None) -> None:
+    def __init__(self, path: Path, pointer: str, snapshot: Snapshot, model: Embedder | Path | None) -> None:
         """Use `Collection.open`."""
         self.path = path
         self._snapshot = snapshot
-        self._pointer = store.current(path)
+        self._pointer = pointer
         self._model = model
         self._draft: Snapshot | None = None
         self._turn = threading.RLock()
@@ -62,11 +62,12 @@ class Collection:
             folder = str(source) if isinstance(source, Path) else None
             _create(path, _new_facts(dimension, metric, model_digest, embedder, folder))
             source = embedder
+        pointer = store.current(path)  # before reading: a commit in between then shows as a change, and is not missed
         snapshot = store.read(path)
         _check_agreement(snapshot.facts, dimension, metric, model_digest)
         if source is not None and not isinstance(source, Path):
             check_embedder(source, snapshot.facts.dimension, snapshot.facts.model_digest)
-        return cls(path, snapshot, source)
+        return cls(path, pointer, snapshot, source)
 
     @property
     def dimension(self) -> int:
@@ -201,7 +202,7 @@ class Collection:
         with self._turn:
             source = self._model if self._model is not None else self.model_path
             if source is None:
-                raise CollectionError("this collection knows no model: give the folder of one, open(path, model=folder)")
+                raise CollectionError("the collection knows no model: give its folder to open(path, model=folder)")
             if isinstance(source, Path):
                 source = check_embedder(load_embedder(source), self.dimension, self.model_digest)
             self._model = source

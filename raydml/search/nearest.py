@@ -87,11 +87,12 @@ def _closeness(query: Array, vectors: Array, metric: Metric) -> Array:
     """Float64 (n,), higher is nearer; for l2 minus the squared distance. Sums run within a row, whatever the others."""
     query, vectors = query.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
-        return -np.square(vectors - query).sum(axis=1)
-    products = (vectors * query).sum(axis=1)
+        return np.negative(np.square(vectors - query).sum(axis=1))
+    products: Array = (vectors * query).sum(axis=1)
     if metric == "inner_product":
         return products
-    return products / np.sqrt(np.square(vectors).sum(axis=1)) / np.sqrt(np.square(query).sum())
+    cosines: Array = products / np.sqrt(np.square(vectors).sum(axis=1)) / np.sqrt(np.square(query).sum())
+    return cosines
 
 
 def _sorted(rows: Array, closeness: Array) -> tuple[Array, Array]:

@@ -32,7 +32,7 @@ CURRENT, LOCK, VERSIONS, MANIFEST, VECTORS, ROWS = (
 
 
 def exists(folder: Path) -> bool:
-    """Whether a collection is there; a folder that holds something else, or a collection without CURRENT, is refused."""
+    """Whether a collection is there; a folder with other things, or versions without CURRENT, is refused."""
     if (folder / CURRENT).exists():
         return True
     if not folder.exists():

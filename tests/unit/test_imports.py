@@ -34,22 +34,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": LOWER,
     "search": LOWER | {"evaluation"},
     "training": LOWER | {"evaluation"},
-    "run": UPPER | {"specfile"},
+    "environment": {"errors"},
+    "progress": {"spec", "training"},
+    "run": UPPER | {"specfile", "environment", "progress"},
     "plan": BASE | {"membership", "data", "models"},
-    "report": BASE | {"data"},
+    "report": {"errors"},
     "doctor": {"errors"},
-    "demo": UPPER | {"run", "report", "specfile"},
-    "cli": UPPER | {"run", "report", "specfile", "plan", "demo", "doctor"},
+    "demo": UPPER | {"run", "progress", "report", "specfile"},
+    "cli": UPPER | {"run", "progress", "report", "specfile", "plan", "demo", "doctor"},
     "__init__": {"errors", "spec", "models", "search", "run"},
 }
 
 # What the command line may load before a command runs.
-LIGHT = {"cli", "errors"}
+LIGHT = {"cli", "errors", "doctor"}
 
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/ray_backend.py",),
-    "ray": ("training/",),
+    "ray": ("training/ray_backend.py", "training/placement.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "typer": ("cli/",),

@@ -67,7 +67,9 @@ def test_every_mistake_is_named_at_once_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_mistake_inside_nested_choices_has_the_path_of_the_file(tmp_path: Path) -> None:
-    assert mistakes(tmp_path, GOOD.replace("width: 16", "width: 3"))[0].startswith("spec.yaml:13: model.backbone.width: ")
+    assert mistakes(tmp_path, GOOD.replace("width: 16", "width: 3"))[0].startswith(
+        "spec.yaml:13: model.backbone.width: "
+    )
     assert mistakes(tmp_path, GOOD.replace("width: 16", "wdith: 16")) == [
         "spec.yaml:13: model.backbone.wdith: unknown key, did you mean width?"
     ]

@@ -1,0 +1,200 @@
+"""Collections: exact, durable, and deaf to wrong requests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from raydml.errors import CollectionError, ModelMismatch
+from raydml.search import Collection
+
+pytestmark = pytest.mark.timeout(30)
+RANDOM = np.random.default_rng(0)
+VECTORS = RANDOM.standard_normal((200, 16)).astype(np.float32)
+VECTORS[150:160] = VECTORS[0]
+
+
+def filled(path: Path, metric: Any = "cosine", **options: Any) -> Collection:
+    collection = Collection.open(path, 16, metric, **options)
+    collection.upsert(range(200), VECTORS, [{"colour": row % 3, "even": row % 2 == 0} for row in range(200)])
+    return collection
+
+
+def slow(query: Any, rows: list[int], metric: str, k: int) -> list[int]:
+    def far(row: int) -> float:
+        q, v = query.astype(float), VECTORS[row].astype(float)
+        if metric == "l2":
+            return float(((q - v) ** 2).sum())
+        return -float((q * v).sum() / (np.sqrt((v * v).sum()) if metric == "cosine" else 1.0))
+
+    return sorted(rows, key=lambda row: (far(row), row))[:k]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+def test_hits_are_those_of_a_loop_and_survive_reopening(tmp_path: Path, metric: Any) -> None:
+    filled(tmp_path / "c", metric)
+    collection = Collection.open(tmp_path / "c")
+    queries = np.concatenate([RANDOM.standard_normal((20, 16)), VECTORS[:2].astype(float)]).astype(np.float32)
+    together = collection.search(queries, k=12)
+    for query, hits in zip(queries, together, strict=True):
+        assert [hit.id for hit in hits] == slow(query, list(range(200)), metric, 12)
+        assert collection.search([query], k=12) == [hits]
+        red = collection.search([query], k=12, filter={"colour": [0, 2], "even": True})[0]
+        assert [hit.id for hit in red] == slow(query, [r for r in range(200) if r % 3 != 1 and not r % 2], metric, 12)
+    assert collection.search(VECTORS[:1], k=1)[0][0].score == pytest.approx(
+        {"cosine": 1, "l2": 0, "inner_product": together[20][0].score}[metric]
+    )
+
+
+def test_equal_vectors_come_by_insertion_and_an_item_is_not_its_own_hit(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "c")
+    assert [hit.id for hit in collection.search(VECTORS[:1], k=11)[0]] == [0, *range(150, 160)]
+    assert [hit.id for hit in collection.search(ids=[151], k=10)[0]] == [0, 150, *range(152, 160)]
+    assert [hit.id for hit in collection.search(ids=[151], k=4, filter={"even": False})[0]] == [153, 155, 157, 159]
+    assert len(collection.search(ids=[0], k=10**6)[0]) == 199
+
+
+def test_the_blas_threshold_of_the_process_is_given_back(tmp_path: Path) -> None:
+    before = faiss.cvar.distance_compute_blas_threshold
+    filled(tmp_path / "c").search(VECTORS[:64])
+    assert faiss.cvar.distance_compute_blas_threshold == before
+
+
+def test_changes_are_kept_in_order(tmp_path: Path) -> None:
+    collection = Collection.open(tmp_path / "c", 2)
+    assert collection.search([[1.0, 2.0]]) == [[]]
+    collection.upsert(["a", -1, 2**63 - 1], np.eye(3)[:, :2] + 1.0, [{"x": 1}, {"x": True}, {}])
+    collection.upsert(["a"], [[5.0, 5.0]], [{"y": [1]}])
+    assert collection.ids == ["a", -1, 2**63 - 1]
+    assert collection.delete([-1, "absent"]) == 1
+    again = Collection.open(tmp_path / "c", 2, "cosine")
+    assert again.ids == ["a", 2**63 - 1]
+    assert again.get(["a"])[0].payload == {"y": [1]}
+    assert again.get(["a"])[0].vector.tolist() == [5, 5]
+    assert (again.count(), again.count({"y": [[1]]}), again.count({"x": None})) == (2, 1, 0)
+    assert len(list((tmp_path / "c" / "versions").iterdir())) == 1
+
+
+def test_true_is_not_one_in_a_filter(tmp_path: Path) -> None:
+    collection = Collection.open(tmp_path / "c", 1)
+    collection.upsert([1, 2], [[1.0], [2.0]], [{"x": 1}, {"x": True}])
+    assert [hit.id for hit in collection.search([[1.0]], filter={"x": True})[0]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "payloads", "words"),
+    [
+        ([1], [[np.nan, 1]], None, "NaN"), ([1], [[np.inf, 1]], None, "NaN or an inf"), ([1], [[0, 0]], None, "zero"),
+        ([1, 1], [[1, 1], [1, 2]], None, "repeat"), ([True], [[1, 1]], None, "str or an int"),
+        ([1.5], [[1, 1]], None, "str or an int"), ("ab", [[1, 1], [1, 1]], None, "list of ids"),
+        ([2**63], [[1, 1]], None, "int64"), ([1], [[1, 1, 1]], None, "shape"), ([1], [1, 1], None, "shape"),
+        ([1], [[1e300, 1]], None, "float32"), ([1], [["a", "b"]], None, "numbers"), ([1], [[True, True]], None, "bool"),
+        ([1, 2], [[1, 1]], None, "2 ids for 1"), ([1], [[1, 1]], [{}, {}], "2 payloads"),
+        ([1], [[1, 1]], [[1]], "must be a dict"), ([1], [[1, 1]], [{"a": object()}], "JSON"),
+        ([1], [[1, 1]], [{"a": float("nan")}], "JSON"), ([1], [[1, 1]], [{1: 1}], "JSON"),
+    ],
+)  # fmt: skip
+def test_a_refused_upsert_changes_nothing(tmp_path: Path, ids: Any, vectors: Any, payloads: Any, words: str) -> None:
+    collection = Collection.open(tmp_path / "c", 2)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CollectionError, match=words):
+        collection.upsert(ids, vectors, payloads)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"vectors": [[1.0, 1.0]], "k": 0}, {"vectors": [[1.0, 1.0]], "k": True}, {}, {"ids": [9]}, {"images": [1]},
+     {"vectors": [[0.0, 0.0]]}, {"vectors": [[1.0, np.nan]]}, {"vectors": [[1.0, 1.0]], "filter": ["x"]}],
+)  # fmt: skip
+def test_wrong_searches_are_refused(tmp_path: Path, query: dict[str, Any]) -> None:
+    with pytest.raises(CollectionError):
+        Collection.open(tmp_path / "c", 2).search(**query)
+
+
+def test_batch_is_one_commit_or_none_and_has_one_writer(tmp_path: Path) -> None:
+    collection, other = Collection.open(tmp_path / "c", 1), Collection.open(tmp_path / "c")
+    with pytest.raises(KeyError), collection.batch():
+        collection.upsert([1], [[1.0]])
+        raise KeyError
+    with collection.batch():
+        collection.upsert([1], [[1.0]])
+        collection.upsert([2], [[1.0]])
+        with pytest.raises(CollectionError, match="another writer"):
+            other.upsert([3], [[1.0]])
+        assert collection.count() == 0
+    assert (tmp_path / "c" / "CURRENT").read_text().startswith("000001 ")
+    assert other.count() == 0
+    other.upsert([3], [[1.0]])
+    assert Collection.open(tmp_path / "c").ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "rows.jsonl", "manifest.json", "CURRENT"])
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path: Path, name: str) -> None:
+    filled(tmp_path / "c")
+    path = next((tmp_path / "c").rglob(name))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CollectionError, match="manifest.json" if name == "CURRENT" else name):
+        Collection.open(tmp_path / "c")
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(CollectionError, match="not a collection"):
+        Collection.open(tmp_path, 2)
+
+
+class Doubler:
+    digest = "d" * 64
+    dimension = 2
+
+    def embed(self, images: Any) -> Any:
+        return np.asarray(images, dtype=np.float32) * 2
+
+
+def test_images_are_embedded_by_the_collections_model_alone(tmp_path: Path) -> None:
+    collection = Collection.open(tmp_path / "c", model=Doubler())
+    assert (collection.dimension, collection.model_digest) == (2, "d" * 64)
+    collection.upsert(["a"], [[2.0, 4.0]], model_digest="d" * 64)
+    assert collection.search(images=[[1.0, 2.0]])[0][0].score == pytest.approx(1)
+    for refused in (
+        lambda: collection.upsert(["b"], [[1.0, 1.0]], model_digest="e" * 64),
+        lambda: collection.search([[1.0, 1.0]], model_digest="e" * 64),
+        lambda: Collection.open(tmp_path / "c", model_digest="e" * 64),
+    ):
+        with pytest.raises(ModelMismatch):
+            refused()
+    with pytest.raises(CollectionError, match="dimension 2 and metric cosine"):
+        Collection.open(tmp_path / "c", 3)
+
+
+def test_whatever_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    Collection.open(tmp_path / "c", 2)
+    code = f"""
+from raydml.search import Collection
+collection = Collection.open({str(tmp_path / "c")!r})
+while True:
+    number = collection.count()
+    collection.upsert([number], [[1.0, number]])
+    print(number, flush=True)
+"""
+    for round_ in range(5):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            lines = [child.stdout.readline()]
+            time.sleep(0.03 * (round_ + 1))
+            child.kill()
+            lines += child.stdout.readlines()
+        acknowledged = int(lines[-1])
+        ids = Collection.open(tmp_path / "c").ids
+        assert ids == list(range(len(ids)))
+        assert len(ids) in (acknowledged + 1, acknowledged + 2)

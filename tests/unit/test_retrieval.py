@@ -1,0 +1,172 @@
+"""Retrieval metrics against a loop that a child could check."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydml.errors import DataError
+from raydml.evaluation import QUERY_BLOCK, baseline, ranking, retrieval, summarise
+
+pytestmark = pytest.mark.timeout(30)
+Array = np.ndarray[Any, Any]
+
+
+def score(query: Array, row: Array, metric: str) -> float:
+    if metric == "cosine":
+        return float(query @ row / np.sqrt(query @ query) / np.sqrt(row @ row))
+    difference = np.abs(query - row)
+    return -float(difference.sum() if metric == "manhattan" else (difference**2).sum())
+
+
+def slow(queries: Array, query_labels: Array, gallery: Array, gallery_labels: Array, own: Array, metric: str) -> Array:
+    rows = []
+    for i, query in enumerate(queries):
+        others = [j for j in range(len(gallery)) if j != own[i]]
+        order = sorted(others, key=lambda j: (-score(query, gallery[j], metric), j))
+        hits = [bool(gallery_labels[j] == query_labels[i]) for j in order]
+        count = sum(hits)
+        if count == 0:
+            rows.append([np.nan] * 4)
+            continue
+        precisions = [sum(hits[: r + 1]) / (r + 1) if hits[r] else 0.0 for r in range(count)]
+        rows.append([hits[0], sum(hits[:count]) / count, sum(precisions) / count, any(hits[:10])])
+    return np.array(rows, dtype=float)
+
+
+def table(values: dict[str, Array]) -> Array:
+    return np.stack([values[n] for n in ("precision_at_1", "r_precision", "map_at_r", "recall_at_10")], axis=1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_metrics_are_those_of_a_loop_with_ties_and_lonely_queries(metric: Any) -> None:
+    random = np.random.default_rng(0)
+    labels = np.array([0] * 30 + [1] * 7 + [2] * 2 + [3] + [4] * 20)
+    vectors = random.choice([-2.0, -1.0, 1.0, 2.0], (60, 1)) if metric == "cosine" else random.integers(0, 3, (60, 3))
+    vectors = vectors.astype(np.float32)
+    own = np.arange(60)
+    values = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
+    np.testing.assert_allclose(table(values), slow(vectors, labels, vectors, labels, own, metric), atol=1e-12)
+    assert summarise(values)["queries_without_positive"] == 1
+
+
+def test_queries_apart_from_the_gallery_over_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "GALLERY_TILE", 16)
+    monkeypatch.setattr(ranking, "DIMENSION_TILE", 3)
+    random = np.random.default_rng(1)
+    queries, gallery = random.standard_normal((20, 8)), random.standard_normal((75, 8))
+    gallery[40:50] = gallery[0:10]
+    query_labels, gallery_labels = random.integers(0, 4, 20), random.integers(0, 4, 75)
+    none = np.full(20, -1)
+    expected = slow(queries, query_labels, gallery, gallery_labels, none, "cosine")
+    np.testing.assert_allclose(
+        table(retrieval(queries, query_labels, gallery, gallery_labels, own=None)), expected, atol=1e-12
+    )
+
+
+def test_equal_vectors_rank_by_row_wherever_they_stand() -> None:
+    gallery = np.random.default_rng(2).standard_normal((9000, 64)).astype(np.float32)
+    same = [3, 255, 4095, 4096, 8191, 8999]
+    gallery[same] = gallery[3]
+    labels = np.zeros(9000, dtype=np.int64)
+    for place, row in enumerate(same):
+        labels[:] = 0
+        labels[row] = 1
+        values = retrieval(gallery[[3]], np.array([1]), gallery, labels, own=None, recall_at=(place + 1, max(place, 1)))
+        assert values[f"recall_at_{place + 1}"][0] == 1
+        assert values[f"recall_at_{max(place, 1)}"][0] == (place == 0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_workers_that_split_at_query_blocks_get_the_same_bits(metric: Any) -> None:
+    random = np.random.default_rng(3)
+    vectors, labels = random.standard_normal((3 * QUERY_BLOCK - 50, 24)).astype(np.float32), random.integers(0, 9, 718)
+    own = np.arange(718)
+    whole = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
+    for cut in (QUERY_BLOCK, 2 * QUERY_BLOCK):
+        parts = [
+            retrieval(vectors[s], labels[s], vectors, labels, own=own[s], metric=metric)
+            for s in (slice(0, cut), slice(cut, None))
+        ]
+        for name in whole:
+            assert np.concatenate([part[name] for part in parts]).tobytes() == whole[name].tobytes()
+
+
+def test_little_memory_for_candidates_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    vectors, labels = random.standard_normal((300, 8)), random.integers(0, 2, 300)
+    whole = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
+    monkeypatch.setattr(ranking, "_KEPT_BYTES", 50 * (ranking.GALLERY_TILE + 160) * 32)
+    parts = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
+    for name in whole:
+        assert whole[name].tobytes() == parts[name].tobytes()
+
+
+def test_labels_above_two_to_the_24_stay_apart() -> None:
+    labels = np.array([2**24, 2**24 + 1, 2**60, 2**60 + 1])
+    values = retrieval(np.ones((4, 2)), labels, np.ones((4, 2)), labels, own=np.arange(4))
+    assert all(np.isnan(value).all() for value in values.values())
+    with pytest.raises(DataError, match="none of 4 queries"):
+        summarise(values)
+
+
+def test_values_agree_with_pytorch_metric_learning() -> None:
+    import torch
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+    from pytorch_metric_learning.utils.inference import CustomKNN
+    from pytorch_metric_learning.distances import CosineSimilarity  # isort: skip
+
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(12), 10)
+    vectors = (random.standard_normal((12, 16))[labels] + random.standard_normal((120, 16))).astype(np.float32)
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    peer = AccuracyCalculator(include=names, k="max_bin_count", knn_func=CustomKNN(CosineSimilarity()))
+    expected = peer.get_accuracy(torch.from_numpy(vectors), torch.from_numpy(labels))
+    found = summarise(retrieval(vectors, labels, vectors, labels, own=np.arange(120)))
+    for ours, theirs in zip(("precision_at_1", "r_precision", "map_at_r"), names, strict=True):
+        assert found[ours] == pytest.approx(expected[theirs], abs=1e-6)
+
+
+def test_memory_stays_far_below_all_pairs() -> None:
+    vectors, labels = np.random.default_rng(6).standard_normal((12000, 8)).astype(np.float32), np.arange(12000) // 4
+    tracemalloc.start()
+    retrieval(vectors[:300], labels[:300], vectors, labels, own=np.arange(300))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"queries": np.array([[0.0, np.nan]])}, "rows 0"),
+        ({"queries": np.array([[0.0, np.inf]])}, "rows 0"),
+        ({"queries": np.ones((1, 3))}, "dimension 3, the gallery 2"),
+        ({"gallery": np.ones((0, 2)), "gallery_labels": np.ones(0, dtype=int)}, "empty"),
+        ({"query_labels": np.array([1.0])}, "integers"),
+        ({"own": np.array([2])}, "row of the gallery"),
+        ({"own": np.array([1])}, "another label"),
+        ({"recall_at": (0,)}, "at least 1"),
+    ],
+)
+def test_wrong_input_is_refused_with_the_numbers(change: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {
+        "queries": np.ones((1, 2)), "query_labels": np.array([1]), "gallery": np.ones((2, 2)),
+        "gallery_labels": np.array([1, 2]), "own": None,
+    }  # fmt: skip
+    with pytest.raises(DataError, match=words):
+        retrieval(**{**given, **change})
+
+
+def test_no_queries_give_no_values() -> None:
+    values = retrieval(np.ones((0, 2)), np.ones(0, dtype=int), np.ones((1, 2)), np.ones(1, dtype=int), own=None)
+    assert all(value.shape == (0,) for value in values.values())
+
+
+def test_baseline_is_centred_and_of_unit_length_and_the_mean_has_no_direction() -> None:
+    raw = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]], dtype=np.float32)
+    np.testing.assert_allclose(baseline(raw), [[-1, 0], [1, 0], [0, 0]], atol=1e-7)
+    assert baseline(raw).dtype == np.float32
