@@ -9,7 +9,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("raydml", "torch", "ray", "pytorch-metric-learning", "faiss-gpu", "faiss-cpu", "numpy", "pydantic", "fastapi")
+PACKAGES = (
+    "raydml",
+    "torch",
+    "ray",
+    "pytorch-metric-learning",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "pydantic",
+    "fastapi",
+)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -19,7 +19,16 @@ from torch import nn
 import raydml.errors
 from raydml.data import Dataset, SamplingPlan, open_dataset
 from raydml.environment import describe_environment
-from raydml.errors import CheckpointError, DataError, Interrupted, RaydmlError, ResourceError, RunError, RunExists, SpecError
+from raydml.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    RaydmlError,
+    ResourceError,
+    RunError,
+    RunExists,
+    SpecError,
+)
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, load_model
@@ -101,7 +110,9 @@ class Run:
         """The collection that the run filled. Raises SpecError where its spec has no index."""
         name = self.facts.get("collection")
         if name is None:
-            raise SpecError(f"run {self.name} filled no collection: add `index: {{collection: {self.name}}}` to its spec")
+            raise SpecError(
+                f"run {self.name} filled no collection: add `index: {{collection: {self.name}}}` to its spec"
+            )
         return Collection.open(self.home / "collections" / name, model=self.model)
 
     def summary(self) -> dict[str, Any]:
@@ -161,12 +172,16 @@ def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
         folder.mkdir(parents=True, exist_ok=True)
         lease = os.open(folder.parent / f".{folder.name}.lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     except OSError as error:
-        raise ResourceError(f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can.") from error
+        raise ResourceError(
+            f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can."
+        ) from error
     try:
         try:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunExists(f"run {folder.name} is being trained by another process: wait, or take another name") from error
+            raise RunExists(
+                f"run {folder.name} is being trained by another process: wait, or take another name"
+            ) from error
         record = RunRecord(folder)
         if again and record.read():
             _set_aside(folder)
@@ -230,9 +245,7 @@ def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None)
     )
 
 
-def _train_on_ray(
-    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None
-) -> None:
+def _train_on_ray(job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None) -> None:
     """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
     if record.read().get("trained"):
         return
@@ -333,7 +346,9 @@ def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
     raise RunError(f"there is no run {name_or_path} under {root / 'runs'}; there are {known or 'none'}")
 
 
-def evaluate(name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None) -> dict[str, Any]:
+def evaluate(
+    name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None
+) -> dict[str, Any]:
     """Measure a run's exported model on its test split again, in this process. Raises CheckpointError without a model."""
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])

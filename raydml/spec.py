@@ -36,8 +36,12 @@ class DataBase(Frozen):
     """Options that every kind of data shares."""
 
     augment: AugmentSpec = Field(default_factory=lambda: AugmentSpec(), description="training-time augmentation")
-    on_bad_item: Literal["fail", "skip"] = Field("fail", description="what a corrupt item does; skipped ones are counted")
-    loader_processes: int = Field(0, ge=0, le=64, description="processes per worker that prepare batches; 0: in the worker")
+    on_bad_item: Literal["fail", "skip"] = Field(
+        "fail", description="what a corrupt item does; skipped ones are counted"
+    )
+    loader_processes: int = Field(
+        0, ge=0, le=64, description="processes per worker that prepare batches; 0: in the worker"
+    )
 
 
 class ImageOptions(DataBase):
@@ -82,9 +86,7 @@ class CustomData(DataBase):
     kind: Literal["custom"] = "custom"
 
 
-DataSpec = Annotated[
-    GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")
-]
+DataSpec = Annotated[GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")]
 
 
 class BatchSpec(Frozen):
@@ -131,7 +133,9 @@ class Mlp(Frozen):
     """Fully connected layers over the flattened input."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((256, 256), description="widths of the hidden layers")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        (256, 256), description="widths of the hidden layers"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout after each hidden layer")
     batch_norm: bool = Field(True, description="batch norm after each hidden layer")
 
@@ -168,7 +172,9 @@ class WorkersSpec(Frozen):
 
     min: int = Field(1, ge=1, le=1024, description="fewest workers to start with")
     max: int = Field(1, ge=1, le=1024, description="most workers")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of a worker; part of the arithmetic, so part of the spec")
+    threads: int = Field(
+        1, ge=1, le=256, description="CPU threads of a worker; part of the arithmetic, so part of the spec"
+    )
     cpus: float = Field(1.0, gt=0, le=256, description="CPUs that a worker reserves in Ray")
 
     @model_validator(mode="before")
@@ -191,8 +197,12 @@ class ParallelSpec(Frozen):
     numerics: Literal["bitwise", "fast"] = Field(
         "bitwise", description="fixed-tree reduction (the same bits for any workers) or plain all-reduce (exact)"
     )
-    precision: Literal["float32", "bf16", "float64"] = Field("float32", description="of the model; losses never run below float32")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU per worker where the cluster has them")
+    precision: Literal["float32", "bf16", "float64"] = Field(
+        "float32", description="of the model; losses never run below float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU per worker where the cluster has them"
+    )
 
 
 class Sgd(Frozen):
@@ -204,7 +214,8 @@ class Sgd(Frozen):
     nesterov: bool = False
     weight_decay: float = Field(0.0, ge=0)
     parts: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights"
+        default_factory=dict,
+        description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights",
     )
 
     @model_validator(mode="after")
@@ -223,7 +234,8 @@ class Adam(Frozen):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     parts: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights"
+        default_factory=dict,
+        description="learning-rate factor by prefix of parameter name; `loss` is the loss's own weights",
     )
 
 
@@ -256,7 +268,9 @@ class TrainSpec(Frozen):
     evaluate_every: int = Field(200, ge=0, description="steps between evaluations on validation; 0: never")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep_last: int = Field(2, ge=1, description="checkpoints kept besides the best one")
-    export: Literal["best", "last"] = Field("best", description="model of the best validation MAP@R, or of the last step")
+    export: Literal["best", "last"] = Field(
+        "best", description="model of the best validation MAP@R, or of the last step"
+    )
 
 
 class EvaluateSpec(Frozen):

@@ -101,7 +101,7 @@ def _measure(hits: Array, num_positives: Array, recall_at: tuple[int, ...]) -> d
     total = np.maximum(num_positives, 1)
     # A running sum adds in order of rank, so that the ranks computed for a neighbour's sake do not change the rounding.
     precisions = np.where(within, found / ranks, 0.0).cumsum(axis=1)[:, -1]
-    recalls: dict[str, Array] = {f"recall_at_{depth}": hits[:, :depth].any(axis=1).astype(np.float64) for depth in recall_at}
+    recalls = {f"recall_at_{depth}": np.asarray(hits[:, :depth].any(axis=1), np.float64) for depth in recall_at}
     return {
         "precision_at_1": hits[:, 0].astype(np.float64),
         "r_precision": found[:, -1] / total,

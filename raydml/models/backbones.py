@@ -79,7 +79,9 @@ def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> SmallCnn
         raise SpecError("model.backbone.kind: custom needs raydml.train(spec, model=<torch module>) from Python")
     if isinstance(spec, SmallCnn):
         if len(input_shape) != 3:
-            raise SpecError(f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear")
+            raise SpecError(
+                f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear"
+            )
         return SmallCnnBackbone(spec, input_shape[0])
     if isinstance(spec, Linear):
         return LinearBackbone(math.prod(input_shape))

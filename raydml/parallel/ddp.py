@@ -135,6 +135,10 @@ class DataParallel:
             self._checked = True
             return
         if before[0] != after[0]:
-            raise SpecError("batch_norm: synchronised allows randomness in nn.Dropout only, and this model draws elsewhere")
+            raise SpecError(
+                "batch_norm: synchronised allows randomness in nn.Dropout only, and this model draws elsewhere"
+            )
         names = [old[0] for old, new in zip(before[1:], after[1:], strict=False) if old != new]
-        raise SpecError(f"the model's forward changes its buffers {names}: such state cannot be undone, use batch norm or none")
+        raise SpecError(
+            f"the model's forward changes its buffers {names}: such state cannot be undone, use batch norm or none"
+        )

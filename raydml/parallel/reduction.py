@@ -57,7 +57,11 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     own = [accumulator.partial[node] for node in covers[group.rank]]
     flat = torch.stack([torch.cat([tensor.reshape(-1) for tensor in value]) for value in own])  # (nodes, numbers)
     received = _exchange(flat, [len(cover) for cover in covers])
-    parts = {node: part for cover, block in zip(covers, received, strict=True) for node, part in zip(cover, block, strict=True)}
+    parts = {
+        node: part
+        for cover, block in zip(covers, received, strict=True)
+        for node, part in zip(cover, block, strict=True)
+    }
     total = _evaluate(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
     dist.all_gather_into_tensor(everything, total)

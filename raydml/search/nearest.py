@@ -87,7 +87,7 @@ def _closeness(query: Array, vectors: Array, metric: Metric) -> Array:
     """Float64 (n,), higher is nearer; for l2 minus the squared distance. Sums run within a row, whatever the others."""
     query, vectors = query.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
-        return np.negative(np.square(vectors - query).sum(axis=1))
+        return np.asarray(-np.square(vectors - query).sum(axis=1))
     products: Array = (vectors * query).sum(axis=1)
     if metric == "inner_product":
         return products

@@ -1,8 +1,8 @@
 """Snapshots <-> a folder: immutable versions, one of them current, each file known by its SHA-256.
 
-    CURRENT                      number of the version and SHA-256 of its manifest, replaced in one step
-    LOCK                         held by the one writer
-    versions/000012/             manifest.json, vectors.npy (float32), rows.jsonl (id and payload of each row)
+CURRENT                      number of the version and SHA-256 of its manifest, replaced in one step
+LOCK                         held by the one writer
+versions/000012/             manifest.json, vectors.npy (float32), rows.jsonl (id and payload of each row)
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         if damaged:
-            raise CheckpointError(f"{path / TENSORS} is damaged: its SHA-256 is not the recorded one. {self._way_out(step)}")
+            raise CheckpointError(
+                f"{path / TENSORS} is damaged: its SHA-256 is not the recorded one. {self._way_out(step)}"
+            )
         state.load(load(content), header.step)
         return header
 

@@ -20,7 +20,9 @@ def embed_split(model: nn.Module, dataset: Dataset, items: np.ndarray, group: Gr
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    parts = [embed_tensors(model, dataset.tensors(chunks[index])) for index in share(group.rank, group.size, len(chunks))]
+    parts = [
+        embed_tensors(model, dataset.tensors(chunks[index])) for index in share(group.rank, group.size, len(chunks))
+    ]
     for module, training in was_training:
         module.training = training
     sizes = [[len(chunks[index]) for index in share(rank, group.size, len(chunks))] for rank in range(group.size)]

@@ -34,7 +34,9 @@ class StepReport:
 class Trainer:
     """One worker's half of every step: its slices, and the state that all workers hold alike."""
 
-    def __init__(self, spec: JobSpec, dataset: Dataset, model: torch.nn.Module, group: Group, device: torch.device) -> None:
+    def __init__(
+        self, spec: JobSpec, dataset: Dataset, model: torch.nn.Module, group: Group, device: torch.device
+    ) -> None:
         self.spec, self.dataset, self.group, self.device = spec, dataset, group, device
         kind = torch.float64 if spec.parallel.precision == "float64" else torch.float32
         self.plan = SamplingPlan(dataset.training_labels, spec.batch, spec.seed)
@@ -99,7 +101,9 @@ class Trainer:
         loss = float(verdict.loss)
         if not math.isfinite(loss) or abs(loss) > self.spec.train.loss_limit:
             limit = f"the loss is {loss:g}, train.loss_limit is {self.spec.train.loss_limit:g}"
-            raise self._diverged(limit, embeddings if not bool(embeddings.isfinite().all()) else verdict.cotangents, step)
+            raise self._diverged(
+                limit, embeddings if not bool(embeddings.isfinite().all()) else verdict.cotangents, step
+            )
 
     def _diverged(self, reason: str, rows: Tensor, step: int) -> TrainingDiverged:
         """Names the batch's items, those whose rows are not finite or largest first."""

@@ -33,7 +33,9 @@ def place(spec: JobSpec, cpus: float, gpus: float) -> Placement:
     wanted, device = spec.parallel.workers, spec.parallel.device
     use_gpu = device == "cuda" or (device == "auto" and gpus >= 1)
     if device == "cuda" and gpus < 1:
-        raise ResourceError("parallel.device is cuda, and there is no GPU here: use auto or cpu, or a cluster's address")
+        raise ResourceError(
+            "parallel.device is cuda, and there is no GPU here: use auto or cpu, or a cluster's address"
+        )
     room = int(min(cpus / wanted.cpus, gpus) if use_gpu else cpus / wanted.cpus)
     if room < wanted.min:
         has = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if use_gpu else "")

@@ -91,11 +91,7 @@ def worker_main(config: dict[str, Any]) -> None:
 
 def fit(job: Job, placement: Placement) -> None:
     """Run one attempt of the job to its end; raises what Ray Train raises when a worker failed."""
-    server = (
-        ray.remote(RosterServer)
-        .options(num_cpus=0, max_concurrency=1024)
-        .remote(placement.workers)
-    )
+    server = ray.remote(RosterServer).options(num_cpus=0, max_concurrency=1024).remote(placement.workers)
     scratch = job.folder / "ray"
     try:
         TorchTrainer(

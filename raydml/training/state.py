@@ -98,7 +98,9 @@ def build_optimizer(spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter
         return None
     unused = [prefix for prefix in spec.parts if not any(has_prefix(_part(name), prefix) for name, _ in named)]
     if unused:
-        raise SpecError(f"train.optimizer.parts: {unused} name no trained parameter; there are {[_part(n) for n, _ in named][:6]}")
+        raise SpecError(
+            f"train.optimizer.parts: {unused} name no trained parameter; there are {[_part(n) for n, _ in named][:6]}"
+        )
     options = [{"params": members, "factor": factor} for factor, members in groups.items()]
     if isinstance(spec, Sgd):
         return torch.optim.SGD(options, spec.lr, spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay)

@@ -81,7 +81,9 @@ class Worker:
         model = self.trainer.model.eval()
         parameter = next(model.parameters())
         with torch.no_grad():
-            shape = model(torch.zeros(1, *self.dataset.input_shape, device=parameter.device, dtype=parameter.dtype)).shape
+            shape = model(
+                torch.zeros(1, *self.dataset.input_shape, device=parameter.device, dtype=parameter.dtype)
+            ).shape
         self.trainer.strategy.train()
         if tuple(shape) != (1, self.spec.model.dimension):
             raise SpecError(

@@ -25,7 +25,9 @@ CONTEXT.set_forkserver_preload(["tests.distributed.harness"])
 SECONDS = 110
 
 
-def _child(rank: int, size: int, slices: int, store: str, work: Callable[..., Any], given: Any, pipe: Connection) -> None:
+def _child(
+    rank: int, size: int, slices: int, store: str, work: Callable[..., Any], given: Any, pipe: Connection
+) -> None:
     torch.set_num_threads(1)
     names = tuple(f"worker-{index}" for index in range(size))
     try:
@@ -46,7 +48,9 @@ def run_processes(size: int, work: Callable[..., Any], given: Any, folder: Path,
     pipes, processes = [], []
     for rank in range(size):
         ours, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=_child, args=(rank, size, slices, str(store), work, given, theirs), daemon=False)
+        process = CONTEXT.Process(
+            target=_child, args=(rank, size, slices, str(store), work, given, theirs), daemon=False
+        )
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -73,7 +77,7 @@ def write_images(folder: Path, classes: int = 20, each: int = 6, size: int = 8, 
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(classes), each)
     prototypes = random.uniform(40, 215, (classes, size, size))
-    images = (prototypes[labels] + random.normal(0, 20, (len(labels), size, size))).clip(0, 255).astype(np.uint8)
+    images = (prototypes[labels] + random.normal(0, 70, (len(labels), size, size))).clip(0, 255).astype(np.uint8)
     names = ("train", "train", "train", "validation", "test")
     splits = np.array([names[label % len(names)] for label in labels])
     path = folder / "images.npz"

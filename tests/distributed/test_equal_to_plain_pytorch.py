@@ -36,22 +36,24 @@ def plain_loop(spec: JobSpec, folder: Path) -> tuple[nn.Module, list[float]]:
         inputs = dataset.tensors(dataset.indices("train")[positions]).double()
         labels = torch.from_numpy(dataset.training_labels[positions])
         pieces = inputs.chunk(8) if spec.model.batch_norm == "per_slice" else [inputs]
+        optimizer.zero_grad()
         with running_statistics_of_slices(model, enabled=len(pieces) > 1):
             embeddings = torch.cat([model(piece) for piece in pieces])
-        loss = loss_function(embeddings, labels, miner(embeddings, labels))
-        optimizer.zero_grad()
-        loss.backward()
+            loss = loss_function(embeddings, labels, miner(embeddings, labels))
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
-        curve.append(float(loss))
+        curve.append(float(loss.detach()))
     return model, curve
 
 
-class running_statistics_of_slices:  # noqa: N801 - reads as a statement
+class running_statistics_of_slices:
     """Moves running statistics once a step, by the mean of the slices' own: the definition, written plainly."""
 
     def __init__(self, model: nn.Module, *, enabled: bool) -> None:
-        self.norms = [module for module in model.modules() if enabled and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+        self.norms = [
+            module for module in model.modules() if enabled and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        ]
         self.seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in self.norms}
 
     def __enter__(self) -> None:

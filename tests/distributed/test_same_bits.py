@@ -39,13 +39,19 @@ def _cases(data: Path) -> dict[str, JobSpec]:
         "arcface, own weights": case({"kind": "arcface"}, model=CNN),
         "proxy anchor, own weights, warm-up": case(
             {"kind": "proxy_anchor"},
-            train={**CLIPPED, "schedule": {"kind": "cosine", "warmup_steps": 4}, "optimizer": {"kind": "adamw", "parts": {"loss": 10}}},
+            train={
+                **CLIPPED,
+                "schedule": {"kind": "cosine", "warmup_steps": 4},
+                "optimizer": {"kind": "adamw", "parts": {"loss": 10}},
+            },
         ),
         "supcon": case({"kind": "sup_con"}),
         "textbook triplet, hard": case({"kind": "textbook_triplet", "margin": 0.2, "miner": {"kind": "hard"}}),
         "textbook contrastive, manhattan": case({"kind": "textbook_contrastive", "distance": {"kind": "manhattan"}}),
         "center, centres move": case({"kind": "multi_similarity", "center": {"weight": 0.01}}),
-        "group norm, bf16": case({"kind": "ntxent"}, model={**CNN, "batch_norm": "group"}, **{"parallel.precision": "bf16"}),
+        "group norm, bf16": case(
+            {"kind": "ntxent"}, model={**CNN, "batch_norm": "group"}, **{"parallel.precision": "bf16"}
+        ),
         "16 slices": case({"kind": "circle"}, **{"batch.virtual_workers": 16}),
     }
 

@@ -96,7 +96,12 @@ def test_a_mistake_is_one_json_document_too(spec: Path) -> None:
 
 
 def test_wrong_usage_ends_with_two(spec: Path) -> None:
-    for arguments in (["validate"], ["train", spec, "--nonsense"], ["search", "faces"], ["search", "f", "--id", "a", "-k", 0]):
+    for arguments in (
+        ["validate"],
+        ["train", spec, "--nonsense"],
+        ["search", "faces"],
+        ["search", "f", "--id", "a", "-k", 0],
+    ):
         assert call(*arguments).exit_code == 2, arguments
     assert call("search", "faces", "--id", "a", "--filter", "label").exit_code == 2
 
@@ -143,7 +148,9 @@ def test_an_error_is_one_message_and_its_exit_code(
     result = call("train", spec, "--json")
     assert result.exit_code == code
     assert str(error) in result.stderr and "Traceback" not in result.stderr
-    assert json.loads(result.stdout)["error"]["message"] == (str(error) if isinstance(error, RaydmlError) else "interrupted")
+    assert json.loads(result.stdout)["error"]["message"] == (
+        str(error) if isinstance(error, RaydmlError) else "interrupted"
+    )
 
 
 def test_evaluate_shows_the_metrics_beside_raw_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +164,9 @@ def test_search_finds_by_vector_and_by_id_within_a_filter(home: Path, tmp_path: 
     payloads = [{"label": "7"}, {"label": "7"}, {"label": "b"}]
     collection.upsert(ids=["one", "two", "three"], vectors=[[1, 0], [0.9, 0.1], [0, 1]], payloads=payloads)
     np.save(tmp_path / "v.npy", np.array([0.0, 1.0], np.float32))
-    (by_vector,) = json.loads(call("search", "faces", "--vector", tmp_path / "v.npy", "-k", 2, "--json").stdout)["results"]
+    (by_vector,) = json.loads(call("search", "faces", "--vector", tmp_path / "v.npy", "-k", 2, "--json").stdout)[
+        "results"
+    ]
     assert [hit["id"] for hit in by_vector["hits"]] == ["three", "two"]
     document = json.loads(call("search", "faces", "--id", "three", "--filter", "label=7", "--json").stdout)
     assert [hit["id"] for hit in document["results"][0]["hits"]] == ["two", "one"]

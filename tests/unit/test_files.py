@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_where_and_how_much_is_free(
     path = tmp_path / "file"
     files.write_bytes(path, b"old")
     monkeypatch.setattr(os, "fsync", fail_with(28))
-    with pytest.raises(ResourceError, match="No space left.*MiB are free") as caught:
+    with pytest.raises(ResourceError, match=r"No space left.*MiB are free") as caught:
         files.write_bytes(path, b"new")
     assert caught.value.data["path"] == str(path)
     assert path.read_bytes() == b"old"

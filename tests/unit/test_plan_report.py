@@ -113,7 +113,8 @@ def test_a_probe_survives_a_library_that_kills_its_process() -> None:
 def test_hits_are_framed_green_and_misses_red(tmp_path: Path) -> None:
     tiles = [Tile(np.full((8, 8, 1), 255, np.uint8), label) for label in "aab"]
     draw_neighbours([Row(tiles[0], tiles[1:])], tmp_path / "new" / "picture.png")
-    pixels = np.asarray(Image.open(tmp_path / "new" / "picture.png").convert("RGB")).reshape(-1, 3)
+    with Image.open(tmp_path / "new" / "picture.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     colours = {tuple(pixel) for pixel in pixels.tolist()}
     assert {(0x2A, 0x9D, 0x4A), (0xD1, 0x34, 0x4B)} <= colours
 
@@ -123,4 +124,5 @@ def test_curves_are_read_from_the_metrics_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_metrics(tmp_path / "metrics.jsonl") == ([(1, 2.0), (2, 1.0)], [(2, 0.5)])
     draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", baseline=0.2)
-    assert Image.open(tmp_path / "curves.png").size[0] > 500
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size[0] > 500
