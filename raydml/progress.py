@@ -14,7 +14,7 @@ from raydml.training.record import RunRecord, read_lines
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `phase` is starting, training, stopping or indexing; rates are of the last 20 steps."""
+    """How far a run is. `phase` is starting, training or stopping; rates are of the last 20 steps."""
 
     phase: str
     step: int

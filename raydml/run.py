@@ -38,7 +38,7 @@ from raydml.search import Collection
 from raydml.spec import CustomData, JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import Checkpoints
-from raydml.training.evaluate import embed_split, measure_split
+from raydml.training.evaluate import embed_split, has_positives, measure_split
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
@@ -185,6 +185,7 @@ def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
         record = RunRecord(folder)
         if again and record.read():
             _set_aside(folder)
+            folder.mkdir()
         elif record.read().get("state") == "succeeded":
             raise RunExists(f"run {folder.name} is finished: take another name, or --again to start anew")
         yield record
@@ -193,10 +194,9 @@ def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep what an earlier run of this name left under the next free `name~1`."""
+    """Keep what an earlier run left under the next free `name~1`."""
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}~{n}").exists())
     folder.rename(folder.with_name(f"{folder.name}~{number}"))
-    folder.mkdir()
 
 
 def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | None, model: nn.Module | None) -> Dataset:
@@ -206,9 +206,13 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
     SamplingPlan(items.training_labels, spec.batch, spec.seed)
-    if not len(items.indices("test")):
-        raise DataError("no item belongs to the test split: give some rows `split: test`, or no split at all")
+    if not has_positives(items, "test"):
+        raise DataError(
+            f"the test split has {len(items.indices('test'))} items and no class of two, so nothing could be measured: "
+            f"give more rows `split: test`, or no split at all"
+        )
     build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    _check_collection(spec, record, root)
     return items
 
 
@@ -320,10 +324,13 @@ def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model:
 
 
 def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None:
+    """Fill the collection; one that an earlier model of this run filled is kept under the next free `name~1`."""
     assert spec.index is not None
     chosen = items.indices(spec.index.split)
     digest = record.read()["sha256"]
     path = root / "collections" / spec.index.collection
+    if path.exists() and Collection.open(path).model_digest != digest:
+        _set_aside(path)
     collection = Collection.open(
         path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
     )
@@ -334,6 +341,18 @@ def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None
         model_digest=digest,
     )
     record.change(collection=spec.index.collection)
+
+
+def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
+    """Refuse to fill a collection of somebody else's: its vectors come from another model."""
+    path = root / "collections" / spec.index.collection if spec.index else None
+    if path is None or not path.exists():
+        return
+    source = Collection.open(path).model_path
+    if source is None or Path(source).parent != record.folder:
+        raise SpecError(
+            f"index.collection: {path} is filled already, by {source or 'hand'}: take another name, or remove that folder"
+        )
 
 
 def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
@@ -349,7 +368,7 @@ def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
 def evaluate(
     name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None
 ) -> dict[str, Any]:
-    """Measure a run's exported model on its test split again, in this process. Raises CheckpointError without a model."""
+    """Measure a run's exported model on its test split again, in this process; CheckpointError without a model."""
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
     if not run.model.exists():

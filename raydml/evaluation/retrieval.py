@@ -5,11 +5,11 @@ Ranks are by score descending, ties by gallery row ascending; labels are compare
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from raydml.errors import DataError
+from raydml.errors import DataError, SpecError
 from raydml.evaluation.checks import check_labels, check_own
 from raydml.evaluation.ranking import QUERY_BLOCK, Metric, Scorer, ranked
 
@@ -45,6 +45,8 @@ def retrieval(
     """
     if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries have dimension {queries.shape[1]}, the gallery {gallery.shape[1]}: they must agree")
+    if metric not in get_args(Metric):
+        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
     if len(gallery) == 0:
         raise DataError("the gallery is empty: there is nothing to rank")
     if any(depth < 1 for depth in recall_at):

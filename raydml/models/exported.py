@@ -44,7 +44,7 @@ class Embedder:
 def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tensor:
     """(n, *input_shape) -> (n, dimension) on the CPU; the model's own type and device do the work."""
     parameter = next(model.parameters())
-    parts = [model(part.to(parameter.device, parameter.dtype)).cpu() for part in inputs.split(chunk)]
+    parts = [model(part.to(parameter.device, parameter.dtype)).cpu() for part in torch.split(inputs, chunk)]
     return torch.cat(parts)
 
 

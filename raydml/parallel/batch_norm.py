@@ -62,7 +62,10 @@ class SynchronisedBatchNorm(CollectingBatchNorm):
         self._check_input_dim(input)
         if not self.training:
             return super().forward(input)
-        output, mean, variance = _Synchronised.apply(input, self.weight, self.bias, self.eps, self.group)
+        output: Tensor
+        output, mean, variance = _Synchronised.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.eps, self.group
+        )
         self.pending.append((mean, variance))
         return output
 

@@ -81,7 +81,7 @@ class DataParallel:
 
     def pullback(self, cotangents: Tensor) -> list[Tensor]:
         """dL/d(own embeddings), (own slices x S, dimension) -> gradients of `parameters`, summed over all workers."""
-        parts = cotangents.split([graph.shape[0] for graph in self._graphs])
+        parts = torch.split(cotangents, [graph.shape[0] for graph in self._graphs])
         if self._bitwise:
             accumulator = TreeAccumulator(self._group.num_slices)
             for slot, index in enumerate(self._group.owned):

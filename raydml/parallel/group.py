@@ -51,7 +51,7 @@ class Group:
         dist.all_gather_into_tensor(everything, padded)
         if longest == min(counts):
             return everything
-        parts = everything.split(longest)
+        parts = torch.split(everything, longest)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def all_reduce(self, value: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def _exchange(flat: Tensor, node_counts: list[int]) -> list[Tensor]:
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
     dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)
-    return [block.view(-1, chunk) for block in incoming.split(sizes)]
+    return [block.view(-1, chunk) for block in torch.split(incoming, sizes)]
 
 
 def _evaluate(node: Node, parts: dict[Node, Tensor]) -> Tensor:
@@ -97,5 +97,5 @@ def plain_sum(values: Sequence[Tensor], group: Group) -> list[Tensor]:
 
 def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """(numbers,) -> tensors shaped as `like`."""
-    pieces = flat.split([tensor.numel() for tensor in like])
+    pieces = torch.split(flat, [tensor.numel() for tensor in like])
     return [piece.view(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces, like, strict=True)]

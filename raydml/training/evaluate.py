@@ -55,3 +55,11 @@ def measure_split(
         )
     shared = [part for part in group.objects(values) if part]
     return summarise({name: np.concatenate([part[name] for part in shared]) for name in shared[0]})
+
+
+def has_positives(dataset: Dataset, split: str) -> bool:
+    """Whether some query of the split has another item of its class in the gallery: without one nothing is measured."""
+    items, table = dataset.indices(split), dataset.items
+    gallery = np.bincount(table.labels[items[table.is_gallery[items]]], minlength=len(table.class_names))
+    queries = items[table.is_query[items]]
+    return bool((gallery[table.labels[queries]] > table.is_gallery[queries]).any())

@@ -112,7 +112,7 @@ class Trainer:
         names = [self.dataset.items.ids[items[row]] for row in size.argsort(descending=True, stable=True).tolist()]
         return TrainingDiverged(
             f"step {step}: {reason}; the items of this batch, the most suspect first: {', '.join(names[:8])}"
-            f"{' …' if len(names) > 8 else ''}. The last checkpoint is kept: lower the learning rate, clip, or mend the data.",
+            f"{' …' if len(names) > 8 else ''}. The last checkpoint is kept: lower the rate, clip, or mend the data.",
             step=step,
             items=names,
         )

@@ -10,10 +10,10 @@ from typing import Any
 import ray
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from raydml.errors import RaydmlError
 from raydml.membership import Roster, View
@@ -23,7 +23,7 @@ from raydml.training.record import RunRecord
 from raydml.training.worker import Job, run_worker, set_numerics
 
 
-class MembershipBackend(Backend):
+class MembershipBackend(Backend):  # type: ignore[misc]
     """Leaves the process group alone; replica groups of one worker, so that Ray replaces only what died."""
 
     has_replica_groups = True
@@ -33,7 +33,7 @@ class MembershipBackend(Backend):
 
 
 @dataclass
-class MembershipConfig(TorchConfig):
+class MembershipConfig(TorchConfig):  # type: ignore[misc]
     """A TorchConfig whose backend does not form a process group."""
 
     @property
@@ -49,7 +49,7 @@ class RosterServer:
         self._roster = Roster(expected)
         self._closed: dict[int, asyncio.Event] = {}
         self._host = ray.util.get_node_ip_address()
-        self._store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)
+        self._store = TCPStore(self._host, 0, is_master=True, wait_for_workers=False)
 
     async def address(self) -> tuple[str, int]:
         """Host and port of the store."""
@@ -74,7 +74,7 @@ def worker_main(config: dict[str, Any]) -> None:
     host, port = ray.get(server.address.remote())
     view = ray.get(server.arrive.remote(name, job.resume or 0))
     device = ray.train.torch.get_device() if config["use_gpu"] else torch.device("cpu")
-    store = dist.TCPStore(host, port, is_master=False)
+    store = TCPStore(host, port, is_master=False)
     try:
         group = form_group(
             view, name, job.spec.batch.virtual_workers, store, "nccl" if device.type == "cuda" else "gloo"

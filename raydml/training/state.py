@@ -119,7 +119,7 @@ def _factor(name: str, spec: OptimizerSpec) -> float:
 
 
 def learning_rate_factor(spec: ScheduleSpec, step: int, steps: int) -> float:
-    """Factor of the learning rate at a step: linear warm-up, then constant or half a cosine (Loshchilov, Hutter 2017)."""
+    """Factor of the rate at a step: linear warm-up, then constant or half a cosine (Loshchilov and Hutter 2017)."""
     if step < spec.warmup_steps:
         return (step + 1) / spec.warmup_steps
     if spec.kind == "constant":

@@ -18,7 +18,7 @@ from raydml.models import build_model, save_model
 from raydml.parallel import Group
 from raydml.spec import JobSpec
 from raydml.training.checkpoints import Best, Checkpoints
-from raydml.training.evaluate import embed_split, measure_split
+from raydml.training.evaluate import embed_split, has_positives, measure_split
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.record import RunRecord
 
@@ -118,10 +118,9 @@ class Worker:
 
     def _validate(self, step: int) -> bool:
         """Measure the validation classes; whether this is the best so far."""
-        items = self.dataset.indices("validation")
-        if not len(items):
+        if not has_positives(self.dataset, "validation"):
             return False
-        metrics = self._measure(items)[0]
+        metrics = self._measure(self.dataset.indices("validation"))
         if self.writes:
             self.record.log(step=step, validation=metrics, time=round(time.time(), 3))
         if self.best is not None and metrics["map_at_r"] <= self.best.score:
@@ -129,10 +128,10 @@ class Worker:
         self.best = Best(step, metrics["map_at_r"])
         return True
 
-    def _measure(self, items: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    def _measure(self, items: np.ndarray) -> dict[str, float]:
         spec, model = self.spec, self.trainer.model
         embeddings = embed_split(model, self.dataset, items, self.group, spec.model.dimension)
-        return measure_split(embeddings, self.dataset, items, spec.evaluate.metric, self.group), embeddings
+        return measure_split(embeddings, self.dataset, items, spec.evaluate.metric, self.group)
 
     def _save(self) -> None:
         state = self.trainer.state
@@ -148,7 +147,7 @@ class Worker:
             self.group.objects(None)  # the first worker's last save is on disk from here on
             exported = self.checkpoints.load(self.best.step, self.trainer.state).step
         items = self.dataset.indices("test")
-        metrics, _ = self._measure(items) if len(items) else ({}, None)
+        metrics = self._measure(items)
         indexed = self._embed_index()
         if not self.writes:
             return
