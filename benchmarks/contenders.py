@@ -106,7 +106,7 @@ class ByHand:
             (loss * self._group.size).backward()
             self._optimizer.step()
             self._schedule.step()
-            self.losses.append(float(loss))
+            self.losses.append(float(loss.detach()))
         return waited
 
     def _gathered(self, own: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Training speed: raydml's step against a hand-written DDP loop in the same processes, and a whole run on Ray.
 
-    python benchmarks/training.py [--rounds 7] [--steps 20] [--no-augment] [--ray]
+    python benchmarks/training.py [--rounds 12] [--steps 5] [--no-augment] [--ray]
 
 Prints images per worker CPU-second of both, the median over rounds of their ratio (above 1: raydml is faster), wall
 time, and the time that a step waits for data. Rounds alternate, so that a slower minute of the machine hits all alike.
@@ -12,6 +12,7 @@ import argparse
 import datetime
 import os
 import tempfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 from contenders import Cost, build_contenders, measured
+from whole_run import whole_run
 
 from raydml.data import open_dataset
 from raydml.demo import demo_spec
@@ -45,6 +47,7 @@ def bench_spec(steps: int, augment: bool) -> JobSpec:
 
 def work(rank: int, spec: JobSpec, rounds: int, steps: int, home: Path, results: Any) -> None:
     """One worker: alternate the contenders, hand the costs of all workers to the parent."""
+    warnings.simplefilter("ignore")  # torch tells of deprecations in each process
     torch.set_num_threads(1)
     names = tuple(f"worker-{index}" for index in range(WORKERS))
     store = dist.FileStore(str(home / "store"), WORKERS)
@@ -113,8 +116,8 @@ def heading() -> list[str]:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="blocks of each loop")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a block")
+    parser.add_argument("--rounds", type=int, default=12, help="blocks of each loop")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a block")
     parser.add_argument("--no-augment", action="store_true", help="leave the demo's augmentation out")
     parser.add_argument("--ray", action="store_true", help="then a whole run: start-up by part, and Ray's own share")
     given = parser.parse_args()
@@ -129,8 +132,6 @@ def main() -> None:
         last = {name: round(median(values[-given.steps :]), 4) for name, values in losses.items()}
         print(f"\nmedian loss of the last {given.steps} steps: {last}")
         if given.ray:
-            from whole_run import whole_run
-
             print()
             for name, value in asdict(whole_run(spec, home)).items():
                 print(f"- {name.replace('_', ' ')}: {value:.2f}")

@@ -55,10 +55,11 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk."""
+    """A run on disk; `module` is the user's own where it was trained with one."""
 
     folder: Path
     home: Path
+    module: nn.Module | None = None
 
     @property
     def name(self) -> str:
@@ -113,7 +114,10 @@ class Run:
             raise SpecError(
                 f"run {self.name} filled no collection: add `index: {{collection: {self.name}}}` to its spec"
             )
-        return Collection.open(self.home / "collections" / name, model=self.model)
+        path = self.home / "collections" / name
+        if self.module is None:
+            return Collection.open(path, model=self.model)
+        return Collection.open(path, model=load_model(self.model, module=self.module))
 
     def summary(self) -> dict[str, Any]:
         """The document that `raydml train --json` ends with."""
@@ -162,7 +166,7 @@ def train(
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
             raise
-    return Run(record.folder, root)
+    return Run(record.folder, root, model)
 
 
 @contextlib.contextmanager
@@ -351,7 +355,7 @@ def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
     source = Collection.open(path).model_path
     if source is None or Path(source).parent != record.folder:
         raise SpecError(
-            f"index.collection: {path} is filled already, by {source or 'hand'}: take another name, or remove that folder"
+            f"index.collection: {path} is filled already, by {source or 'hand'}: take another name or remove it"
         )
 
 

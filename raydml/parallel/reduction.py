@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
 
 from raydml.membership import Node, Tree, parents
 from raydml.parallel.group import Group
@@ -55,8 +54,12 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
         return accumulator.partial[tree.root]
     covers = [tree.cover(group.share(rank)) for rank in range(group.size)]
     own = [accumulator.partial[node] for node in covers[group.rank]]
-    flat = torch.stack([torch.cat([tensor.reshape(-1) for tensor in value]) for value in own])  # (nodes, numbers)
-    received = _exchange(flat, [len(cover) for cover in covers])
+    if not own[0]:  # a frozen model without batch norm has nothing to sum
+        return []
+    count = sum(tensor.numel() for tensor in own[0])
+    padding = own[0][0].new_zeros(-count % group.size)
+    numbers = [tensor.reshape(-1) for value in own for tensor in (*value, padding)]
+    received = _exchange(torch.cat(numbers).view(len(own), -1), [len(cover) for cover in covers])
     parts = {
         node: part
         for cover, block in zip(covers, received, strict=True)
@@ -65,15 +68,14 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     total = _evaluate(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
     dist.all_gather_into_tensor(everything, total)
-    return unflatten(everything[: flat.shape[1]], own[0])
+    return unflatten(everything[:count], own[0])
 
 
 def _exchange(flat: Tensor, node_counts: list[int]) -> list[Tensor]:
-    """Own partial sums (nodes, numbers) -> for each worker its (nodes, numbers / W) of this worker's part."""
+    """Own partial sums (nodes, numbers), W divides numbers -> each worker's (nodes, numbers / W) of this one's part."""
     world_size = len(node_counts)
-    padded = functional.pad(flat, [0, -flat.shape[1] % world_size])
-    chunk = padded.shape[1] // world_size
-    outgoing = padded.view(flat.shape[0], world_size, chunk).transpose(0, 1).contiguous()
+    chunk = flat.shape[1] // world_size
+    outgoing = flat.view(flat.shape[0], world_size, chunk).transpose(0, 1).contiguous()
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
     dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)

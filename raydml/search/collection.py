@@ -58,10 +58,11 @@ class Collection:
         path = Path(path)
         source = Path(model).absolute() if isinstance(model, str | Path) else model
         if not store.exists(path):
-            embedder = load_embedder(source) if isinstance(source, Path) else source
             folder = str(source) if isinstance(source, Path) else None
+            if isinstance(source, Path) and (dimension is None or model_digest is None):
+                source = load_embedder(source)
+            embedder = None if isinstance(source, Path) else source
             _create(path, _new_facts(dimension, metric, model_digest, embedder, folder))
-            source = embedder
         pointer = store.current(path)  # before reading: a commit in between then shows as a change, and is not missed
         snapshot = store.read(path)
         _check_agreement(snapshot.facts, dimension, metric, model_digest)

@@ -72,7 +72,7 @@ def _connected(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(_temp_dir=scratch, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init("local", _temp_dir=scratch, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
     finally:
         ray.shutdown()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 import yaml
 from torch import nn
@@ -22,14 +26,25 @@ from raydml.run import find_run
 from raydml.training.record import read_lines
 from tests.distributed.harness import write_images
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+# Ray warns of its own deprecations while it is imported and used: they are not ours to mend.
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.filterwarnings("default")]
 
 
-def document(data: Path, name: str, **changes: Any) -> dict[str, Any]:
+@pytest.fixture(scope="module", autouse=True)
+def shared_ray() -> Iterator[None]:
+    """One local Ray for the runs of this process; the command-line test starts its own, as a user's would."""
+    scratch = tempfile.mkdtemp(prefix="raydml-test-")  # a short path: Ray puts sockets below it
+    ray.init("local", num_cpus=2, _temp_dir=scratch, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def document(path: Path, name: str, **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
         "seed": 3,
-        "data": {"kind": "arrays", "path": str(data), "image_size": 8, "grayscale": True},
+        "data": {"kind": "arrays", "path": str(path), "image_size": 8, "grayscale": True},
         "batch": {"classes": 8, "samples": 4, "virtual_workers": 8},
         "model": {"backbone": {"kind": "mlp", "hidden": [32], "dropout": 0.1}, "dimension": 8},
         "loss": {"kind": "multi_similarity"},
@@ -88,6 +103,8 @@ def test_a_users_own_dataset_and_module_train_too(tmp_path: Path) -> None:
     assert run.state == "succeeded"
     embedder = raydml.load_model(run.model, module=module)
     assert embedder.embed(Vectors().rows[:3].numpy()).shape == (3, 4)
+    hits = run.collection.search(images=Vectors().rows[:2].numpy(), k=3)
+    assert [len(row) for row in hits] == [3, 3]
 
 
 def command(spec: Path, home: Path, *options: str) -> subprocess.Popen[str]:
@@ -145,7 +162,7 @@ def test_interrupted_and_resumed_on_other_workers_it_ends_with_the_same_bits(tmp
 def test_an_error_in_a_worker_reaches_the_caller_by_name(tmp_path: Path) -> None:
     spec = document(write_images(tmp_path), "explodes")
     spec["train"]["loss_limit"] = 1e-9
-    with pytest.raises(raydml.errors.TrainingDiverged, match="train.loss_limit"):
+    with pytest.raises(raydml.errors.TrainingDiverged, match=r"train\.loss_limit"):
         raydml.train(spec)
     assert find_run("explodes").state == "failed"
 
