@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -89,8 +91,7 @@ def sample(root: int) -> Sample:
 def whole_run(spec: JobSpec, home: Path) -> WholeRun:
     """Train once on a Ray that is started here."""
     at = [time.time()]
-    from raydml.training import ray_backend  # noqa: F401  its import is timed here
-
+    subprocess.run([sys.executable, "-c", "import raydml.run, raydml.training.ray_backend"], check=True)
     at.append(time.time())
     sampler = Sampler()
     sampler.start()

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import yaml
 from torch import nn
 
 import raydml.errors
-from raydml.data import Dataset, SamplingPlan, open_dataset
+from raydml.data import Dataset, open_dataset
 from raydml.environment import describe_environment
 from raydml.errors import (
     CheckpointError,
@@ -39,6 +40,7 @@ from raydml.spec import CustomData, JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split
+from raydml.training.loop import Trainer
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
@@ -209,13 +211,14 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
         raise SpecError("data.kind: custom and raydml.train(dataset=...) belong together: give both or neither")
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
-    SamplingPlan(items.training_labels, spec.batch, spec.seed)
     if not has_positives(items, "test"):
         raise DataError(
             f"the test split has {len(items.indices('test'))} items and no class of two, so nothing could be measured: "
             f"give more rows `split: test`, or no split at all"
         )
-    build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    built = build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
+    Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, root)
     return items
 
@@ -233,14 +236,14 @@ def _resume_step(spec: JobSpec, record: RunRecord) -> int | None:
 
 
 def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None) -> None:
+    known = record.read().get("fingerprint")
+    if resume is not None and known not in (None, items.fingerprint):
+        raise DataError("the data changed since this run began: restore it, or --again to start anew")
     record.clear_requests()
     record.forget_after(resume or 0)
     write_bytes(record.folder / "spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False).encode())
     write_json(record.folder / "environment.json", describe_environment())
     write_json(record.folder / "data.json", {"fingerprint": items.fingerprint, "report": items.report.to_dict()})
-    known = record.read().get("fingerprint")
-    if resume is not None and known not in (None, items.fingerprint):
-        raise DataError("the data changed since this run began: restore it, or --again to start anew")
     record.change(
         state="running",
         reason=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,7 +48,8 @@ def _assemble(spec: ModelSpec, input_shape: tuple[int, ...], custom: nn.Module |
     if custom is not None:
         if not isinstance(spec.backbone, CustomBackbone):
             raise SpecError(f"a model was handed over, and model.backbone.kind is {spec.backbone.kind}: write custom")
-        return EmbeddingModel(custom, nn.Identity(), normalize=spec.normalize)
+        # A copy: freezing, conversion and training must not reach into the caller's module.
+        return EmbeddingModel(copy.deepcopy(custom), nn.Identity(), normalize=spec.normalize)
     backbone = build_backbone(spec.backbone, input_shape)
     # A bias moves all embeddings alike: a learned Mahalanobis metric has none.
     head = nn.Linear(backbone.features, spec.dimension, bias=not isinstance(spec.backbone, Linear))
@@ -54,11 +57,11 @@ def _assemble(spec: ModelSpec, input_shape: tuple[int, ...], custom: nn.Module |
 
 
 def _use_group_norm(module: nn.Module) -> None:
-    """Replace every batch norm by a group norm of at most 32 groups (Wu and He 2018)."""
+    """Replace every batch norm by a group norm of at most 32 groups of at least 8 channels (Wu and He 2018)."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             channels = child.num_features
-            groups = next(n for n in range(min(32, channels), 0, -1) if channels % n == 0)
+            groups = next(n for n in range(max(1, min(32, channels // 8)), 0, -1) if channels % n == 0)
             setattr(module, name, nn.GroupNorm(groups, channels, eps=child.eps))
         else:
             _use_group_norm(child)
@@ -70,7 +73,8 @@ def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
         if not any(has_prefix(name, prefix) for name in names):
             raise SpecError(f"model.frozen: {prefix!r} names no parameter; the first ones are {names[:6]}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(has_prefix(name, prefix) for prefix in prefixes))
+        if any(has_prefix(name, prefix) for prefix in prefixes):
+            parameter.requires_grad_(False)
 
 
 def has_prefix(name: str, prefix: str) -> bool:

@@ -73,19 +73,23 @@ def load_model(folder: str | Path, *, module: nn.Module | None = None) -> Embedd
     try:
         config = json.loads((folder / "config.json").read_text())
         preprocessing = Preprocessing.from_dict(json.loads((folder / "preprocessing.json").read_text()))
+        recorded, input_shape = str(config["sha256"]), tuple(config["input_shape"])
+        spec = TypeAdapter(ModelSpec).validate_python(config["model"])
         digest = sha256_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} is not a readable model folder: {error}", folder=str(folder)) from error
-    if digest != config["sha256"]:
+    if digest != recorded:
         raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged: its SHA-256 is {digest[:12]}…, config.json says {config['sha256'][:12]}…",
+            f"{folder / WEIGHTS} is damaged: its SHA-256 is {digest[:12]}…, config.json says {recorded[:12]}…",
             folder=str(folder),
         )
-    spec = TypeAdapter(ModelSpec).validate_python(config["model"])
     if isinstance(spec.backbone, CustomBackbone) and module is None:
         raise SpecError(f"{folder} holds weights of your own module: load_model(folder, module=<the module>)")
-    model = build_model(spec, tuple(config["input_shape"]), seed=0, custom=module)
+    model = build_model(spec, input_shape, seed=0, custom=module)
     weights = load_file(folder / WEIGHTS)
     model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder} holds weights of another module: {error}", folder=str(folder)) from error
     return Embedder(model, preprocessing, digest, spec.dimension)

@@ -74,7 +74,7 @@ class Checkpoints:
             fields = json.loads((self.path(step) / "checkpoint.json").read_text())
             best = fields.pop("best")
             return Header(**fields, best=Best(**best) if best else None)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{self.path(step)} is not a readable checkpoint: {error}") from error
 
     def load(self, step: int, state: TrainingState) -> Header:

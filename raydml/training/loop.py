@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raydml.data import Dataset, SamplingPlan, Slice, slices
-from raydml.errors import TrainingDiverged
+from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Objective, Verdict, evaluate_objective
 from raydml.parallel import STRATEGIES, Group
 from raydml.spec import JobSpec
@@ -51,6 +51,19 @@ class Trainer:
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(self.model, self.objective, spec)
         self._labels = dataset.training_labels
+        self._check_dimension()
+
+    @torch.no_grad()
+    def _check_dimension(self) -> None:
+        """A custom model's output is known only by running it: once, before work starts."""
+        example = torch.zeros(1, *self.dataset.input_shape, device=self.device, dtype=self.objective.dtype)
+        shape = tuple(self.model.eval()(example).shape)
+        self.strategy.train()
+        if shape != (1, self.spec.model.dimension):
+            raise SpecError(
+                f"the model maps one input to shape {shape}, and model.dimension is {self.spec.model.dimension}: "
+                f"they must be (1, dimension)"
+            )
 
     def run(self, until: int, after: Callable[[StepReport], bool]) -> None:
         """Steps up to `until`; `after` sees each committed step and says whether to go on.
@@ -99,11 +112,12 @@ class Trainer:
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)
+        # A miner may pass over a row that is not finite: the loss alone would not tell.
+        if not bool(embeddings.isfinite().all()):
+            raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", embeddings, step)
         if not math.isfinite(loss) or abs(loss) > self.spec.train.loss_limit:
             limit = f"the loss is {loss:g}, train.loss_limit is {self.spec.train.loss_limit:g}"
-            raise self._diverged(
-                limit, embeddings if not bool(embeddings.isfinite().all()) else verdict.cotangents, step
-            )
+            raise self._diverged(limit, verdict.cotangents, step)
 
     def _diverged(self, reason: str, rows: Tensor, step: int) -> TrainingDiverged:
         """Names the batch's items, those whose rows are not finite or largest first."""

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from raydml.data import Dataset, open_dataset
-from raydml.errors import SpecError
 from raydml.files import whole_folder
 from raydml.models import build_model, save_model
 from raydml.parallel import Group
@@ -69,27 +68,11 @@ class Worker:
 
     def run(self) -> str:
         """Train to the end or to a request to stop, then measure and export; returns succeeded or interrupted."""
-        self._check_dimension()
         self.trainer.run(self.spec.train.steps, self._after_step)
         if self._interrupted:
             return "interrupted"
         self._finish()
         return "succeeded"
-
-    def _check_dimension(self) -> None:
-        """A custom model's output is known only by running it: once, before work starts."""
-        model = self.trainer.model.eval()
-        parameter = next(model.parameters())
-        with torch.no_grad():
-            shape = model(
-                torch.zeros(1, *self.dataset.input_shape, device=parameter.device, dtype=parameter.dtype)
-            ).shape
-        self.trainer.strategy.train()
-        if tuple(shape) != (1, self.spec.model.dimension):
-            raise SpecError(
-                f"the model maps one input to shape {tuple(shape)}, model.dimension is {self.spec.model.dimension}: "
-                f"they must be (1, dimension)"
-            )
 
     def _after_step(self, report: StepReport) -> bool:
         """Log, evaluate, save; whether to go on. Every worker decides alike."""
