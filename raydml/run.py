@@ -151,10 +151,11 @@ def train(
 
     An unfinished run of this name goes on from its last checkpoint; a finished one raises RunExists unless `again`.
     `dataset` is a torch map-style Dataset for `data: {kind: custom}`, `model` a module for `backbone: {kind: custom}`.
-    `address` is a Ray cluster's; without one a local Ray is started and stopped. Ctrl-C saves a checkpoint and
-    raises Interrupted; a second one stops at once. Raises SpecError, DataError or ResourceError before work starts.
+    A relative `data.path` starts at the current folder. `address` is a Ray cluster's; without one a local Ray is
+    started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
+    SpecError, DataError or ResourceError before work starts.
     """
-    checked = load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec)
+    checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
     root = Path(home).expanduser().resolve() if home else globals()["home"]()
     with _owned(root / "runs" / checked.name, again) as record:
         items = _prepare(checked, root, record, dataset, model)
@@ -169,6 +170,15 @@ def train(
             record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
             raise
     return Run(record.folder, root, model)
+
+
+def _located(spec: JobSpec) -> JobSpec:
+    """The spec with the data's path made absolute: workers run in folders of their own."""
+    path = getattr(spec.data, "path", None)
+    if path is None:
+        return spec
+    absolute = str(Path(path).expanduser().absolute())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": absolute})})
 
 
 @contextlib.contextmanager

@@ -328,11 +328,15 @@ class JobSpec(Frozen):
         return "exact" if plain else "bitwise"
 
     def digest(self) -> str:
-        """SHA-256 of everything that decides the trained bits: not the name, workers' numbers or loader processes."""
+        """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
+
+        Not in it: the name, where the data lies, workers' numbers, loader processes, what is kept and measured.
+        """
         document = self.model_dump(mode="json", exclude={"name": True, "evaluate": True, "index": True})
         for name in ("min", "max", "cpus"):
             del document["parallel"]["workers"][name]
-        del document["data"]["loader_processes"]
+        for name in ("loader_processes", "path"):
+            document["data"].pop(name, None)
         for name in ("evaluate_every", "checkpoint_every", "keep_last", "export"):
             del document["train"][name]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,11 @@ def keyed_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
     """Within, torch's global generators of the CPU and of this device start at the key; afterwards all is as before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key(*parts))
+        seed = key(*parts)
+        # torch.manual_seed would also format a stack trace for each kind of accelerator that is not there.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield
 
 

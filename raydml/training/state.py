@@ -40,7 +40,7 @@ class TrainingState:
             return 0.0
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.spec.train.clip_norm or math.inf))
+        norm = self._clipped_norm(gradients)
         if math.isfinite(norm):
             factor = learning_rate_factor(self.spec.train.schedule, self.step, self.spec.train.steps)
             for group, own in zip(self.optimizer.param_groups, self._factors, strict=True):
@@ -49,6 +49,13 @@ class TrainingState:
             self.step += 1
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _clipped_norm(self, gradients: Sequence[Tensor]) -> float:
+        """L2 norm of all gradients together; `clip_norm` then shortens them in place."""
+        norm = nn.utils.get_total_norm(gradients)
+        if self.spec.train.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)
+        return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, as it is (not copied)."""

@@ -54,8 +54,10 @@ def document(path: Path, name: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_one_spec_from_data_to_collection(tmp_path: Path) -> None:
-    spec = document(write_images(tmp_path), "whole")
+def test_one_spec_from_data_to_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    spec = document(Path("images.npz"), "whole")
     seen: list[int] = []
     run = raydml.train(spec, listen=lambda progress: seen.append(progress.step))
     assert run.state == "succeeded" and run.exactness == "bitwise"
