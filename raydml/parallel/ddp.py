@@ -85,7 +85,8 @@ class DataParallel:
         if self._bitwise:
             accumulator = TreeAccumulator(self._group.num_slices)
             for slot, index in enumerate(self._group.owned):
-                accumulator.add(index, [*self._backward(slot, parts[slot]), *self._statistics[slot]])
+                gradients = self._gradients(self._graphs[slot : slot + 1], parts[slot : slot + 1])
+                accumulator.add(index, [*gradients, *self._statistics[slot]])
             total = tree_sum(accumulator, self._group)
         else:
             total = self._plain(parts)
@@ -95,19 +96,18 @@ class DataParallel:
         return total[:count]
 
     def _plain(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        total: list[Tensor] = []
-        for slot, part in enumerate(parts):
-            # Synchronised statistics are the same on every worker already: only gradients are summed.
-            leaf = [*self._backward(slot, part), *([] if self._together else self._statistics[slot])]
-            total = list(torch._foreach_add(total, leaf)) if total else leaf
-        summed = plain_sum(total, self._group)
-        return [*summed, *self._statistics[0]] if self._together else summed
+        """One backward pass through all own slices: autograd sums their gradients."""
+        total = self._gradients(self._graphs, parts)
+        if self._together:  # the statistics are the same on every worker already
+            return [*plain_sum(total, self._group), *self._statistics[0]]
+        statistics = [torch.stack(values).sum(0) for values in zip(*self._statistics, strict=True)]
+        return plain_sum([*total, *statistics], self._group)
 
-    def _backward(self, slot: int, cotangent: Tensor) -> list[Tensor]:
+    def _gradients(self, graphs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
         if not self.parameters:
             return []
-        graph = self._graphs[slot]
-        gradients = torch.autograd.grad(graph, self.parameters, cotangent.to(graph.dtype), allow_unused=True)
+        typed = [cotangent.to(graph.dtype) for graph, cotangent in zip(graphs, cotangents, strict=True)]
+        gradients = torch.autograd.grad(graphs, self.parameters, typed, allow_unused=True)
         pairs = zip(gradients, self.parameters, strict=True)
         return [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in pairs]
 
