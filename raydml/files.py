@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
+def append_line(path: str | Path, line: str) -> None:
+    """Add one line to a file for its readers to follow; a kill may cut it short. ResourceError as `write_bytes`."""
+    with _refusing(Path(path)), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends, and disappears when it raises.
@@ -81,11 +88,23 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def sweep(folder: str | Path) -> list[Path]:
-    """Remove what killed writers left in `folder` (not below it); gives the paths removed."""
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Yield an empty folder of the system's temporary one, removed at the end; those of killed processes go first."""
+    sweep(tempfile.gettempdir(), f"{prefix}*")
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: str | Path, pattern: str = f"{TEMPORARY}*") -> list[Path]:
+    """Remove what killed writers left in `folder` (not below it) under such names; gives the paths removed."""
     removed = []
-    for path in sorted(Path(folder).glob(f"{TEMPORARY}*")):
-        with suppress(FileNotFoundError, BlockingIOError), _locked(path):
+    for path in sorted(Path(folder).glob(pattern)):
+        with suppress(OSError), _locked(path):  # gone meanwhile, in use, or somebody else's
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             removed.append(path)
     return removed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +11,7 @@ import ray
 import torch
 
 from raydml.errors import ResourceError
+from raydml.files import scratch_folder
 from raydml.spec import JobSpec
 
 # Ray looks after its workers every 2 s by default: too slow to notice that a short run has ended.
@@ -66,15 +65,18 @@ def cluster(spec: JobSpec, address: str | None) -> Iterator[Placement]:
 def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
-        return
-    scratch = None if address else tempfile.mkdtemp(prefix="raydml-")
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init("local", _temp_dir=scratch, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        yield
-    finally:
-        ray.shutdown()
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
+    elif address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    else:
+        with scratch_folder("raydml-ray-") as folder:  # a short path: Ray puts sockets below it
+            ray.init(
+                "local", _temp_dir=str(folder), include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            )
+            try:
+                yield
+            finally:
+                ray.shutdown()

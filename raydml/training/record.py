@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydml.errors import RaydmlError
-from raydml.files import write_bytes, write_json
+from raydml.files import append_line, write_bytes, write_json
 
 
 class RunRecord:
@@ -32,9 +32,8 @@ class RunRecord:
         write_json(self.folder / "run.json", self.read() | fields | {"updated": round(time.time(), 3)})
 
     def log(self, **values: Any) -> None:
-        """Append one line to the metrics."""
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line to the metrics; ResourceError where the disk is full."""
+        append_line(self.metrics_path, json.dumps(values))
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and a last line cut short by a kill."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from raydml.parallel import Group
@@ -68,21 +70,32 @@ def kill_at(spec: JobSpec, folder: Path, size: int, step: int) -> None:
         process.join(10)
 
 
-def test_a_killed_run_resumed_on_other_workers_ends_with_the_same_bits(tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed"
+def check_kills(folder: Path, changes: list[tuple[int, int]]) -> None:
+    """For each (workers before, workers after): kill at a random step, resume, compare with the undisturbed run."""
+    undisturbed = folder / "undisturbed"
     undisturbed.mkdir()
-    spec = spec_of(tmp_path)
-    write_images(tmp_path)
+    spec = spec_of(folder)
+    write_images(folder)
     wanted = finish(spec, undisturbed, 2)
-    for attempt, (before, after) in enumerate([(3, 2), (2, 4)]):
-        folder = tmp_path / f"killed-{attempt}"
-        folder.mkdir()
-        kill_at(spec, folder, before, random.SystemRandom().randrange(4, STEPS - 8))
-        steps = Checkpoints(folder / "checkpoints", 2).steps()
+    for attempt, (before, after) in enumerate(changes):
+        killed = folder / f"killed-{attempt}"
+        killed.mkdir()
+        kill_at(spec, killed, before, random.SystemRandom().randrange(4, STEPS - 8))
+        steps = Checkpoints(killed / "checkpoints", 2).steps()
         assert steps and steps[-1] < STEPS, "the kill came too late to prove anything"
-        found = finish(spec, folder, after)
+        found = finish(spec, killed, after)
         assert found["state_sha256"] == wanted["state_sha256"]
         assert found["sha256"] == wanted["sha256"]
         assert found["metrics"] == wanted["metrics"]
-        logged = [line["step"] for line in read_lines(folder / "metrics.jsonl")[0] if "loss" in line]
+        logged = [line["step"] for line in read_lines(killed / "metrics.jsonl")[0] if "loss" in line]
         assert logged == list(range(1, STEPS + 1)), "every step is logged once"
+
+
+def test_a_killed_run_resumed_on_other_workers_ends_with_the_same_bits(tmp_path: Path) -> None:
+    check_kills(tmp_path, [(3, 2), (2, 4)])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_so_it_does_for_all_pairs_of_one_to_four_workers(tmp_path: Path) -> None:
+    check_kills(tmp_path, list(itertools.product((1, 2, 3, 4), repeat=2)))

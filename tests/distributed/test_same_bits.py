@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
+from tests.unit.test_losses import every_entry
 
 AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
 CNN = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.2}, "dimension": 8}
@@ -56,19 +60,34 @@ def _cases(data: Path) -> dict[str, JobSpec]:
     }
 
 
-def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:
-    cases = _cases(write_images(tmp_path))
+def digests(cases: dict[str, JobSpec], sizes: tuple[int, ...], folder: Path) -> dict[str, dict[int, str]]:
+    """SHA-256 by case and number of workers; all workers of one run must agree and must have learned."""
     by_slices: dict[int, dict[str, str]] = {}
     for name, spec in cases.items():
         by_slices.setdefault(spec.batch.virtual_workers, {})[name] = spec.model_dump_json()
     seen: dict[str, dict[int, str]] = {name: {} for name in cases}
     for slices, documents in by_slices.items():
-        for size in (1, 2, 3, 4):
-            for result in run_processes(size, train_cases, (documents, str(tmp_path)), tmp_path, slices):
+        for size in sizes:
+            for result in run_processes(size, train_cases, (documents, str(folder)), folder, slices):
                 for name, (digest, losses) in result.items():
                     assert seen[name].setdefault(size, digest) == digest, f"{name}: workers differ at W = {size}"
                     assert losses[0] != losses[-1], f"{name}: nothing was trained"
-    for name, digests in seen.items():
-        assert len(set(digests.values())) == 1, f"{name}: {digests}"
+    return seen
+
+
+def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:
+    seen = digests(_cases(write_images(tmp_path)), (1, 2, 3, 4), tmp_path)
+    for name, found in seen.items():
+        assert len(set(found.values())) == 1, f"{name}: {found}"
     same = ("triplet, semihard, adamw, augmented", "the same, two loader processes")
     assert seen[same[0]] == seen[same[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_so_it_is_for_every_row_of_the_tables(tmp_path: Path) -> None:
+    data = write_images(tmp_path)
+    short = {"steps": 6, "evaluate_every": 0}
+    cases = {json.dumps(loss): small_spec(data, loss=loss, train=short) for loss in every_entry(classes=12)}
+    for name, found in digests(cases, (1, 3), tmp_path).items():
+        assert len(set(found.values())) == 1, f"{name}: {found}"

@@ -6,13 +6,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -25,6 +21,7 @@ from raydml.errors import DataError, RunExists
 from raydml.run import find_run
 from raydml.training.record import read_lines
 from tests.distributed.harness import write_images
+from tests.ray.commands import command, document, wait_for_step
 
 # Ray warns of its own deprecations while it is imported and used: they are not ours to mend.
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.filterwarnings("default")]
@@ -38,20 +35,6 @@ def shared_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def document(path: Path, name: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "seed": 3,
-        "data": {"kind": "arrays", "path": str(path), "image_size": 8, "grayscale": True},
-        "batch": {"classes": 8, "samples": 4, "virtual_workers": 8},
-        "model": {"backbone": {"kind": "mlp", "hidden": [32], "dropout": 0.1}, "dimension": 8},
-        "loss": {"kind": "multi_similarity"},
-        "parallel": {"workers": {"min": 1, "max": 2, "cpus": 0.5}},
-        "train": {"steps": 30, "evaluate_every": 10, "checkpoint_every": 10},
-        "index": {"collection": name},
-    } | changes
 
 
 def test_one_spec_from_data_to_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,29 +90,6 @@ def test_a_users_own_dataset_and_module_train_too(tmp_path: Path) -> None:
     assert embedder.embed(Vectors().rows[:3].numpy()).shape == (3, 4)
     hits = run.collection.search(images=Vectors().rows[:2].numpy(), k=3)
     assert [len(row) for row in hits] == [3, 3]
-
-
-def command(spec: Path, home: Path, *options: str) -> subprocess.Popen[str]:
-    program = "from raydml.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "train", str(spec), "--json", *options],
-        env={**os.environ, "RAYDML_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    path = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        if path.exists() and any(line["step"] >= step for line in read_lines(path)[0]):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached")
 
 
 def test_interrupted_and_resumed_on_other_workers_it_ends_with_the_same_bits(tmp_path: Path, home: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_a_full_disk_leaves_the_old_file_and_says_where_and_how_much_is_free(
     assert caught.value.data["path"] == str(path)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
+
+
+def test_lines_are_appended_until_the_disk_is_full(tmp_path: Path) -> None:
+    for line in ("one", "two"):
+        files.append_line(tmp_path / "lines", line)
+    assert (tmp_path / "lines").read_text() == "one\ntwo\n"
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match="No space left"):
+        files.append_line(tmp_path / "full", "three")
 
 
 def test_a_parent_that_is_a_file_is_a_resource_error(tmp_path: Path) -> None:
@@ -148,6 +158,20 @@ with files.whole_folder({str(tmp_path / "dead")!r}) as folder:
         assert len(removed) == 1
         assert folder.is_dir()
     assert names(tmp_path) == ["alive"]
+
+
+def test_a_scratch_folder_goes_at_the_end_and_those_of_the_killed_go_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "scratch-killed").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "scratch-link").symlink_to(tmp_path / "other")
+    with files.scratch_folder("scratch-") as one:
+        with files.scratch_folder("scratch-") as two:
+            assert one.is_dir() and two.is_dir() and one != two
+        assert names(tmp_path) == sorted(["other", "scratch-link", one.name])
+    assert names(tmp_path) == ["other", "scratch-link"]
 
 
 def test_files_loads_no_torch() -> None:

@@ -52,14 +52,16 @@ def evaluate(document: dict[str, Any], embeddings: Tensor, labels: Tensor, step:
     return evaluate_objective(made, embeddings, labels, step, seed=7)
 
 
-def every_entry() -> list[dict[str, Any]]:
+def every_entry(classes: int = CLASSES) -> list[dict[str, Any]]:
     """One document for each row of each table, on a loss that takes it."""
     short = [{"kind": kind} for kind in ("all", "hard", "semihard", "easy")]
     documents = [{"kind": name, **REQUIRED.get(name, {})} for name in (*LOSSES, *OWN)]
     documents += [{"kind": "triplet", "margin": 1, "miner": {"kind": name}} for name in MINERS]
     documents += [{"kind": "triplet", "margin": 1, "miner": miner} for miner in short]
     documents += [{"kind": "multi_similarity", "distance": {"kind": name}} for name in DISTANCES]
-    documents += [{"kind": "proxy_anchor" if n == "divisor" else "nt_xent", "reducer": reducer(n)} for n in REDUCERS]
+    documents += [
+        {"kind": "proxy_anchor" if n == "divisor" else "nt_xent", "reducer": reducer(n, classes)} for n in REDUCERS
+    ]
     documents += [{"kind": "soft_triple", "weight_regularizer": {"kind": name}} for name in REGULARIZERS]
     documents += [{"kind": "sup_con", "regularizer": {"kind": n}} for n in REGULARIZERS if n != "sparse_centers"]
     return documents + RANDOM + [{"kind": "margin", "learn_beta": True, "nu": 0.1}, {"kind": "triplet", "center": {}}]
@@ -68,8 +70,8 @@ def every_entry() -> list[dict[str, Any]]:
 OWN = ("textbook_contrastive", "textbook_triplet", "center")
 
 
-def reducer(name: str) -> dict[str, Any]:
-    extra = {"class_weighted": {"weights": list(range(1, CLASSES + 1))}, "threshold": {"low": 0.1}}
+def reducer(name: str, classes: int) -> dict[str, Any]:
+    extra = {"class_weighted": {"weights": list(range(1, classes + 1))}, "threshold": {"low": 0.1}}
     return {"kind": name, **extra.get(name, {})}
 
 
