@@ -29,4 +29,5 @@ def test_the_demo_is_at_least_15_points_of_map_at_r_above_raw_pixels(home: Path)
     assert demo["metrics"]["map_at_r"] >= demo["baseline"]["map_at_r"] + 0.15
     assert demo["exactness"] == "bitwise"
     for path in demo["pictures"].values():
-        assert min(Image.open(path).size) > 300
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
