@@ -13,6 +13,9 @@ from raydml.losses.build import build_loss, build_miner, build_regularizer
 from raydml.losses.centers import CenterLoss
 from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
+from raydml.losses.tiled import Formula, Score, build_score, formula_of
+
+TILED_FROM = 1024  # rows; below, the whole loss on every worker costs less than the tiles' overhead
 
 
 class PmlTerm(nn.Module):
@@ -34,10 +37,14 @@ class PmlTerm(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss, shape (); `tuples` counts what the miner chose, triplets or pairs."""
         loss, statistics = self._mined(embeddings, labels)
+        return self.penalise(loss.reshape(()), embeddings), statistics
+
+    def penalise(self, loss: Tensor, embeddings: Tensor) -> Tensor:
+        """The loss with its penalties added."""
         for name, penalty in self.penalties.items():
             rows = embeddings if name == "regularizer" else self._weight_rows()
-            loss = loss + self.factors[name] * penalty(rows)
-        return loss.reshape(()), statistics
+            loss = loss + (self.factors[name] * penalty(rows)).reshape(())
+        return loss
 
     def _mined(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         if self.miner is None:
@@ -54,6 +61,15 @@ class PmlTerm(nn.Module):
         return weights if hasattr(self.loss, "proxies") else weights.T
 
 
+def tiled_form(spec: LossSpec, term: nn.Module) -> tuple[Formula, Score] | None:
+    """Formula and score of a loss that runs in tiles; None for one that does not, or not with this spec."""
+    if not isinstance(term, PmlTerm):
+        return None
+    score = build_score(term.loss.distance)
+    formula = None if score is None else formula_of(spec, term.loss, score.similar)
+    return None if score is None or formula is None else (formula, score)
+
+
 def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
     """The main term of the loss: (B, D), (B,) -> (loss, statistics)."""
     if isinstance(spec, catalogue.TextbookContrastive):
@@ -68,11 +84,21 @@ def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
 class Objective(nn.Module):
     """A loss over one gathered global batch, the same on every worker.
 
-    Every worker computes the whole loss on embeddings gathered in slice order, so every entry of the catalogue is exact
-    by construction. An engine that computes tiles of the pair matrix can take its place behind this interface.
+    Small batches: every worker computes the whole loss on embeddings gathered in slice order, so every entry of the
+    catalogue is exact by construction. From `TILED_FROM` rows on a loss that has a tiled form runs in tiles (`tiled`),
+    each worker with its own rows; `measure` is then what is left: center loss and penalties.
     """
 
-    def __init__(self, spec: LossSpec, *, num_classes: int, dimension: int, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        spec: LossSpec,
+        *,
+        num_classes: int,
+        dimension: int,
+        seed: int,
+        dtype: torch.dtype,
+        batch_size: int = 0,
+    ) -> None:
         super().__init__()
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32  # never below float32
         term = None if isinstance(spec, catalogue.Center) else spec.center
@@ -80,13 +106,18 @@ class Objective(nn.Module):
             self.term = build_term(spec, num_classes, dimension)
             self.center = None if term is None else CenterLoss(term, num_classes, dimension)
         self.center_weight = 0.0 if term is None else term.weight
+        self.tiled = tiled_form(spec, self.term) if batch_size >= TILED_FROM else None
         self.to(self.dtype)
 
     def measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss, shape (), of embeddings (B, D) and labels (B,) in 0..num_classes-1, and cheap statistics."""
+        """The loss but for what runs in tiles, shape (), of embeddings (B, D) and labels (B,), and cheap statistics."""
         embeddings = embeddings.to(self.dtype)
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss, statistics = self.term(embeddings, labels)
+            if self.tiled is not None:
+                assert isinstance(self.term, PmlTerm)
+                loss, statistics = self.term.penalise(embeddings.new_zeros(()), embeddings), {}
+            else:
+                loss, statistics = self.term(embeddings, labels)
             if self.center is not None:
                 loss = loss + self.center_weight * self.center(embeddings, labels)[0]
         return loss, statistics

@@ -1,4 +1,4 @@
-"""Evaluate an objective: a global batch in, the loss and all of its gradients out, nothing touched."""
+"""Evaluate an objective: a global batch in, the loss and the gradients of own rows out, nothing touched."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from raydml.losses.objective import Objective
 from raydml.losses.randomness import keyed
+from raydml.losses.tiled import evaluate_pairs
+from raydml.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -19,24 +21,34 @@ class Verdict:
     """What a step needs of its loss; all tensors are detached and in the objective's dtype."""
 
     loss: Tensor  # shape ()
-    cotangents: Tensor  # dL/d(embeddings), (B, D)
+    cotangents: Tensor  # dL/d(own embeddings), (own rows, D)
     weights: tuple[Tensor, ...]  # gradients in the order of objective.parameters()
     statistics: dict[str, float]
 
 
-def evaluate_objective(objective: Objective, embeddings: Tensor, labels: Tensor, step: int, seed: int) -> Verdict:
+def evaluate_objective(
+    objective: Objective, embeddings: Tensor, labels: Tensor, step: int, seed: int, group: Group | None = None
+) -> Verdict:
     """Loss and gradients of embeddings (B, D) and labels (B,), a pure function of the arguments.
 
-    The objective is left as it was, so an aborted step never was; weights that the loss does not reach get zeros, and
-    so does everything in a batch that yields no tuples.
+    All workers of the group call it with the same batch, and each gets the cotangents of its own rows; without a group
+    all rows are own. The objective is left as it was, so an aborted step never was; weights that the loss does not
+    reach get zeros, and so does everything in a batch that yields no tuples.
     """
+    group = group or Group(0, 1, 1)
+    size = len(labels) // group.num_slices
+    own = slice(group.owned.start * size, group.owned.stop * size)
     leaf = embeddings.detach().to(objective.dtype).requires_grad_()
     inputs = [leaf, *objective.parameters()]
     full_precision = torch.autocast(leaf.device.type, enabled=False)  # autocast would reach into the backward pass too
     with keyed(seed, step, leaf.device), untouched(objective), torch.enable_grad(), full_precision:
         loss, statistics = objective.measure(leaf, labels)
         gradients = gradients_of(loss, inputs)
-    return Verdict(loss.detach(), gradients[0], tuple(gradients[1:]), statistics)
+        cotangents, loss = gradients[0][own], loss.detach()
+        if objective.tiled is not None:
+            tiled_loss, tiled_cotangents = evaluate_pairs(*objective.tiled, leaf.detach(), labels, group)
+            cotangents, loss = cotangents + tiled_cotangents, loss + tiled_loss
+    return Verdict(loss, cotangents, tuple(gradients[1:]), statistics)
 
 
 def gradients_of(loss: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:

@@ -47,6 +47,7 @@ class Trainer:
             dimension=spec.model.dimension,
             seed=spec.seed,
             dtype=kind,
+            batch_size=spec.batch.size,
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(self.model, self.objective, spec)
@@ -96,19 +97,15 @@ class Trainer:
         step = self.state.step
         embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
-        verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed)
+        verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
-        gradients = self.strategy.pullback(self._own_rows(verdict.cotangents))
+        gradients = self.strategy.pullback(verdict.cotangents)
         norm = self.state.update([*gradients, *verdict.weights])
         if not math.isfinite(norm):
-            raise self._diverged(f"the gradient's norm is {norm}", verdict.cotangents, step)
+            raise self._diverged(f"the gradient's norm is {norm}", self.group.gather_slices(verdict.cotangents), step)
         self.strategy.commit()
         self.objective.commit(embeddings, labels)
         return verdict, norm
-
-    def _own_rows(self, rows: Tensor) -> Tensor:
-        size = self.spec.batch.slice_size
-        return rows[self.group.owned.start * size : self.group.owned.stop * size]
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)
@@ -117,7 +114,7 @@ class Trainer:
             raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", embeddings, step)
         if not math.isfinite(loss) or abs(loss) > self.spec.train.loss_limit:
             limit = f"the loss is {loss:g}, train.loss_limit is {self.spec.train.loss_limit:g}"
-            raise self._diverged(limit, verdict.cotangents, step)
+            raise self._diverged(limit, self.group.gather_slices(verdict.cotangents), step)
 
     def _diverged(self, reason: str, rows: Tensor, step: int) -> TrainingDiverged:
         """Names the batch's items, those whose rows are not finite or largest first."""

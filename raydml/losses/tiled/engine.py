@@ -1,0 +1,135 @@
+"""A gathered batch and a formula in; the loss and dL/d(own rows) out, in O(tile) memory and with exact gradients.
+
+Each worker takes its own rows against all columns: once per round of statistics, and once for the slopes. What rows are
+to others as columns follows from the others' statistics, which are gathered (a few numbers a row), so gradients of
+embeddings never travel. Sums run over columns in one fixed order and tiles do not depend on the number of workers, so
+neither do the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raydml.losses.tiled.layout import Layout, Tile
+from raydml.losses.tiled.scores import Score
+from raydml.losses.tiled.statistics import Answers, Pairs, Statistic
+from raydml.parallel import Group
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A loss as statistics of rows, in rounds of which a later one may use the answers of an earlier one.
+
+    `loss` maps the answers, (B,) or (B, q) each, and the layout to a scalar; autograd differentiates it.
+    """
+
+    rounds: tuple[Mapping[str, Statistic], ...]
+    loss: Callable[[Answers, Layout], Tensor]
+
+
+class TiledPairs:
+    """One batch under one formula."""
+
+    def __init__(self, formula: Formula, score: Score, layout: Layout, units: Tensor, owned: range) -> None:
+        self._formula, self._score, self._layout = formula, score, layout
+        self._units = units  # (B, D) rows as the score takes them
+        self._columns = units[layout.order]
+        self._owned = owned
+        self._numbers = torch.arange(layout.size, device=units.device)
+        self._places = torch.empty_like(layout.places).scatter_(0, layout.order, layout.places)  # of rows
+        self._largest_class = int(layout.class_sizes.max())
+
+    def collect(self, statistics: Mapping[str, Statistic], answers: Answers) -> dict[str, Tensor]:
+        """Answers of the own rows, in slice order."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in statistics}
+        everywhere = any(statistic.over != "positives" for statistic in statistics.values())
+        for rows in self._layout.row_tiles(self._owned):
+            states = {
+                name: statistic.start(self._units[rows], self._largest_class) for name, statistic in statistics.items()
+            }
+            for tile in self._layout.tiles(rows):
+                if not everywhere and tile.positive is None:
+                    continue
+                pairs = self._of_rows(tile, self._scores(tile), answers)
+                for name, statistic in statistics.items():
+                    if not pairs.none(statistic.over):
+                        states[name] = statistic.add(states[name], pairs)
+            for name, statistic in statistics.items():
+                parts[name].append(statistic.finish(states[name]))
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def pull(self, answers: Answers, gradients: Answers) -> Tensor:
+        """dL/d(units) of the own rows, (own, D), from dL/d(answers) of all rows."""
+        return torch.cat([self._pull_rows(rows, answers, gradients) for rows in self._layout.row_tiles(self._owned)])
+
+    def _pull_rows(self, rows: slice, answers: Answers, gradients: Answers) -> Tensor:
+        total = torch.zeros_like(self._units[rows])
+        for tile in self._layout.tiles(rows):
+            scores = self._scores(tile)
+            sides = (
+                (self._of_rows(tile, scores, answers), self._shaped(gradients, rows, 1)),
+                (self._of_columns(tile, scores, answers), self._shaped(gradients, self._layout.order[tile.columns], 0)),
+            )
+            slopes = None
+            for pairs, gradient in sides:
+                for part in self._slopes(pairs, gradient):
+                    slopes = part.contiguous() if slopes is None else slopes.add_(part)
+            if slopes is not None:
+                total += self._score.pull(self._units[rows], self._columns[tile.columns], scores, slopes)
+        return total
+
+    def _slopes(self, pairs: Pairs, gradients: Answers) -> Iterator[Tensor]:
+        for statistics in self._formula.rounds:
+            for name, statistic in statistics.items():
+                if statistic.slope is not None and not pairs.none(statistic.over):
+                    slopes = statistic.slopes(pairs, pairs.own[name], gradients[name])
+                    yield pairs.keep(slopes.expand_as(pairs.scores), statistic.over, 0)
+
+    def _scores(self, tile: Tile) -> Tensor:
+        return self._score.tile(self._units[tile.rows], self._columns[tile.columns])
+
+    def _of_rows(self, tile: Tile, scores: Tensor, answers: Answers) -> Pairs:
+        columns = self._layout.order[tile.columns]
+        own, other = self._shaped(answers, tile.rows, 1), self._shaped(answers, columns, 0)
+        places = self._layout.places[tile.columns].unsqueeze(0)
+        return Pairs(scores, own, other, columns.unsqueeze(0), places, tile.positive, tile.own)
+
+    def _of_columns(self, tile: Tile, scores: Tensor, answers: Answers) -> Pairs:
+        columns = self._layout.order[tile.columns]
+        own, other = self._shaped(answers, columns, 0), self._shaped(answers, tile.rows, 1)
+        rest, places = self._numbers[tile.rows].unsqueeze(1), self._places[tile.rows].unsqueeze(1)
+        return Pairs(scores, own, other, rest, places, tile.positive, tile.own)
+
+    @staticmethod
+    def _shaped(answers: Answers, index: slice | Tensor, dim: int) -> dict[str, Tensor]:
+        return {name: value[index].unsqueeze(dim) for name, value in answers.items()}
+
+
+def evaluate_pairs(
+    formula: Formula, score: Score, embeddings: Tensor, labels: Tensor, group: Group
+) -> tuple[Tensor, Tensor]:
+    """The loss, shape (), and dL/d(own rows), (own, D), of gathered embeddings (B, D) and labels (B,)."""
+    layout = Layout(labels, len(labels) // group.num_slices)
+    own = slice(group.owned.start * layout.slice_size, group.owned.stop * layout.slice_size)
+    with torch.no_grad():
+        tiled = TiledPairs(formula, score, layout, score.prepare(embeddings), group.owned)
+        answers: dict[str, Tensor] = {}
+        for statistics in formula.rounds:
+            found = tiled.collect(statistics, answers)
+            answers |= {name: group.gather_slices(value) for name, value in found.items()}
+    leaves = {name: value.detach().requires_grad_() for name, value in answers.items()}
+    with torch.enable_grad():
+        loss = formula.loss(leaves, layout)
+        if not loss.requires_grad:
+            return loss.detach(), torch.zeros_like(embeddings[own])
+        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True, allow_unused=True)
+    with torch.no_grad():
+        cotangents = tiled.pull(answers, dict(zip(leaves, slopes, strict=True)))
+    leaf = embeddings[own].detach().requires_grad_()
+    with torch.enable_grad():
+        (pulled,) = torch.autograd.grad(score.prepare(leaf), leaf, cotangents)
+    return loss.detach(), pulled

@@ -1,0 +1,118 @@
+"""Rows and columns in, their tile of scores out, and slopes of the scores back to the rows; one class per distance."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from pytorch_metric_learning import distances
+from torch import Tensor
+from torch.nn import functional
+
+
+class Score(Protocol):
+    """A symmetric score of two rows: a similarity (`similar`: larger is nearer) or a distance."""
+
+    similar: bool
+
+    def prepare(self, embeddings: Tensor) -> Tensor:
+        """(n, D) -> (n, D): what `tile` takes; differentiable."""
+        ...
+
+    def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(r, D), (c, D) -> scores (r, c), a fresh tensor."""
+        ...
+
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+        """sum_j slopes_ij d(score_ij)/d(row_i), (r, D); may overwrite `slopes`."""
+        ...
+
+
+class DotProduct:
+    """x . y, of unit vectors (the cosine) or of the embeddings as they are."""
+
+    similar = True
+
+    def __init__(self, normalize: bool) -> None:
+        self._normalize = normalize
+
+    def prepare(self, embeddings: Tensor) -> Tensor:
+        """See Score."""
+        return functional.normalize(embeddings) if self._normalize else embeddings
+
+    def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See Score."""
+        return rows @ columns.T  # (r, c)
+
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+        """See Score."""
+        return slopes @ columns  # (r, D)
+
+
+class Euclidean:
+    """|x - y|^power by |x|^2 + |y|^2 - 2 x.y; what rounding alone could have made counts as 0, with slope 0."""
+
+    similar = False
+
+    def __init__(self, normalize: bool, power: float) -> None:
+        self._normalize, self._power = normalize, power
+
+    def prepare(self, embeddings: Tensor) -> Tensor:
+        """See Score."""
+        return functional.normalize(embeddings) if self._normalize else embeddings
+
+    def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See Score."""
+        own, other = rows.square().sum(1, keepdim=True), columns.square().sum(1)
+        squared = torch.addmm(other, rows, columns.T, alpha=-2).add_(own)
+        noise = 4 * torch.finfo(rows.dtype).eps * (own + other.max())  # (r, 1)
+        squared.masked_fill_(squared < noise, 0)
+        return squared.sqrt_() if self._power == 1 else squared.pow_(self._power / 2)
+
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+        """See Score."""
+        # d|x - y|^p / dx = p |x - y|^(p - 2) (x - y), and |x - y|^(p - 2) = score^(1 - 2 / p)
+        if self._power != 2:
+            slopes = torch.where(scores > 0, slopes * scores.pow(1 - 2 / self._power), 0)
+        slopes = slopes * self._power
+        return rows * slopes.sum(1, keepdim=True) - slopes @ columns
+
+
+class Lp:
+    """(sum_d |x_d - y_d|^p)^(power / p); there is no matrix product to lean on, the slopes come from torch.cdist's."""
+
+    similar = False
+
+    def __init__(self, p: float, normalize: bool, power: float) -> None:
+        self._p, self._normalize, self._power = p, normalize, power
+
+    def prepare(self, embeddings: Tensor) -> Tensor:
+        """See Score."""
+        return functional.normalize(embeddings, p=self._p) if self._normalize else embeddings
+
+    def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See Score."""
+        distances = torch.cdist(rows, columns, p=self._p)
+        return distances if self._power == 1 else distances.pow_(self._power)
+
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+        """See Score."""
+        leaf = rows.detach().requires_grad_()
+        with torch.enable_grad():
+            distances = torch.cdist(leaf, columns, p=self._p)
+            powered = distances if self._power == 1 else distances.pow(self._power)
+        (gradient,) = torch.autograd.grad(powered, leaf, slopes)
+        return gradient
+
+
+def build_score(distance: Any) -> Score | None:
+    """The score of a distance of pytorch-metric-learning; None for one that is not symmetric (snr) and has no tiles."""
+    match distance:
+        case distances.DotProductSimilarity():  # the cosine too
+            return DotProduct(distance.normalize_embeddings)
+        case distances.LpDistance() if distance.p == 2:
+            return Euclidean(distance.normalize_embeddings, distance.power)
+        case distances.LpDistance():
+            return Lp(distance.p, distance.normalize_embeddings, distance.power)
+        case _:
+            return None

@@ -1,0 +1,143 @@
+"""Losses in tiles against the plain path: values and gradients in float64, and memory that stays flat."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from raydml.losses import Objective, evaluate_objective
+from raydml.losses import objective as objectives
+from raydml.losses.tiled import FORMULAS, layout
+from raydml.parallel import Group
+from tests.unit.test_losses import LOSS
+
+SIMILARITIES: list[dict[str, Any]] = [
+    {"kind": "cosine"},
+    {"kind": "dot_product", "normalize_embeddings": False},
+]
+DISTANCES: list[dict[str, Any]] = [
+    {"kind": "euclidean"},
+    {"kind": "euclidean", "power": 2},
+    {"kind": "euclidean", "power": 3, "normalize_embeddings": False},
+    {"kind": "manhattan"},
+    {"kind": "lp", "p": 3, "power": 2},
+]
+EASY_HARD = [("easy", "semihard"), ("hard", "easy"), ("semihard", "hard"), ("hard", "semihard")]
+MINERS: list[dict[str, Any]] = [
+    *({"kind": kind} for kind in ("all", "hard", "semihard", "easy", "batch_hard")),
+    {"kind": "triplet_margin", "margin": 0.1, "type_of_triplets": "semihard"},
+    *({"kind": "batch_easy_hard", "pos_strategy": p, "neg_strategy": n} for p, n in EASY_HARD),
+]
+
+
+def documents() -> list[dict[str, Any]]:
+    """Every tiled loss with every distance it takes, every miner and every reducer that has a tiled form."""
+    pairs = ("generalized_lifted_structure", "lifted_structure", "multi_similarity", "nt_xent", "sup_con")
+    found: list[dict[str, Any]] = [{"kind": kind} for kind in FORMULAS]
+    found += [{"kind": k, "distance": d} for k, d in itertools.product(pairs, SIMILARITIES + DISTANCES)]
+    found += [{"kind": "contrastive", "distance": distance, "neg_margin": 1.3} for distance in DISTANCES]
+    found += [{"kind": "contrastive", "distance": d, "pos_margin": 1, "neg_margin": 0} for d in SIMILARITIES]
+    found += [{"kind": "triplet", "distance": d, "margin": 0.3} for d in SIMILARITIES + DISTANCES]
+    found += [{"kind": "triplet", "margin": 0.3, "miner": miner} for miner in MINERS]
+    found += [{"kind": "triplet", "distance": SIMILARITIES[0], "margin": 0.3, "miner": miner} for miner in MINERS]
+    found += [{"kind": "triplet", "margin": 0.3, "smooth_loss": True, "miner": miner} for miner in (None, MINERS[1])]
+    found += [
+        {"kind": "multi_similarity", "miner": {"kind": "multi_similarity"}, "distance": distance}
+        for distance in (SIMILARITIES[0], DISTANCES[0])
+    ]
+    found += [
+        {"kind": kind, "reducer": {"kind": reducer}}
+        for kind, reducer in itertools.product(FORMULAS, ("mean", "sum", "avg_non_zero"))
+    ]
+    found += [{"kind": "sup_con", "reducer": {"kind": "threshold", "low": 2.0}}]
+    return [*found, {"kind": "circle", "center": {"weight": 0.1}, "regularizer": {"kind": "lp"}}]
+
+
+def batch(rows: int = 48, dimension: int = 6) -> tuple[Tensor, Tensor]:
+    """Classes of one to many rows in no order, and two rows that are equal."""
+    generator = torch.Generator().manual_seed(rows)
+    labels = torch.randint(0, 6, (rows,), generator=generator)
+    labels[5] = 7  # alone in its class
+    embeddings = torch.randn(rows, dimension, generator=generator, dtype=torch.float64)
+    embeddings[7] = embeddings[rows - 2]
+    return embeddings, labels
+
+
+def made(document: dict[str, Any], tiled: bool, dtype: torch.dtype = torch.float64) -> Objective:
+    size = objectives.TILED_FROM if tiled else 0
+    spec = LOSS.validate_python(document)
+    return Objective(spec, num_classes=8, dimension=6, seed=3, dtype=dtype, batch_size=size)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 5 x 17: neither cuts slices, classes or the batch evenly."""
+    monkeypatch.setattr(layout, "ROWS", 5)
+    monkeypatch.setattr(layout, "COLUMNS", 17)
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda document: str(document).replace("'", ""))
+def test_tiles_give_value_and_gradient_of_the_plain_path(document: dict[str, Any], small_tiles: None) -> None:
+    embeddings, labels = batch()
+    plain, tiled = made(document, False), made(document, True)
+    assert tiled.tiled is not None, "this spec has a tiled form"
+    wanted = evaluate_objective(plain, embeddings, labels, 0, 0)
+    assert wanted.cotangents.abs().max() > 1e-6, "nothing to compare"
+    group = Group(0, 1, 8)
+    found = evaluate_objective(tiled, embeddings, labels, 0, 0, group)
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.cotangents, wanted.cotangents, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+@pytest.mark.parametrize("labels", [torch.zeros(16, dtype=torch.long), torch.arange(16)], ids=["one class", "no pairs"])
+def test_a_batch_without_negatives_or_positives_is_as_on_the_plain_path(kind: str, labels: Tensor) -> None:
+    embeddings = batch(16)[0]
+    wanted = evaluate_objective(made({"kind": kind}, False), embeddings, labels, 0, 0)
+    found = evaluate_objective(made({"kind": kind}, True), embeddings, labels, 0, 0)
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.cotangents, wanted.cotangents, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "triplet", "swap": True},
+        {"kind": "triplet", "miner": {"kind": "distance_weighted"}},
+        {"kind": "triplet", "miner": {"kind": "batch_hard", "distance": {"kind": "cosine"}}},
+        {"kind": "contrastive", "reducer": {"kind": "per_anchor"}},
+        {"kind": "sup_con", "distance": {"kind": "snr"}},
+        {"kind": "nca"},
+    ],
+    ids=str,
+)
+def test_a_spec_without_a_tiled_form_takes_the_plain_path_at_any_size(document: dict[str, Any]) -> None:
+    assert made(document, True).tiled is None
+
+
+def test_small_temperatures_neither_overflow_nor_vanish() -> None:
+    embeddings, labels = batch()
+    for kind in ("sup_con", "nt_xent"):
+        document = {"kind": kind, "temperature": 0.001}
+        verdict = evaluate_objective(made(document, True, torch.float32), embeddings, labels, 0, 0)
+        exact = evaluate_objective(made(document, False), embeddings, labels, 0, 0)
+        torch.testing.assert_close(verdict.loss.double(), exact.loss, rtol=1e-4, atol=0)
+        assert verdict.cotangents.isfinite().all()
+
+
+def test_every_pair_stands_in_one_tile_and_masks_are_those_of_the_labels(small_tiles: None) -> None:
+    _, labels = batch()
+    made_layout = layout.Layout(labels, 6)
+    seen = torch.zeros(48, 48, dtype=torch.long)
+    for rows in made_layout.row_tiles(range(8)):
+        for tile in made_layout.tiles(rows):
+            columns = made_layout.order[tile.columns]
+            for row, (index, column) in itertools.product(range(rows.start, rows.stop), enumerate(columns.tolist())):
+                seen[row, column] += 1
+                positive = tile.positive is not None and bool(tile.positive[row - rows.start, index])
+                assert positive == (labels[row] == labels[column] and row != column)
+    assert (seen == 1).all()
