@@ -13,7 +13,7 @@ from raydml.losses.build import build_loss, build_miner, build_regularizer
 from raydml.losses.centers import CenterLoss
 from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
-from raydml.losses.tiled import Formula, Score, build_score, formula_of
+from raydml.losses.tiled import TiledLoss, tiled_form
 
 TILED_FROM = 1024  # rows; below, the whole loss on every worker costs less than the tiles' overhead
 
@@ -61,15 +61,6 @@ class PmlTerm(nn.Module):
         return weights if hasattr(self.loss, "proxies") else weights.T
 
 
-def tiled_form(spec: LossSpec, term: nn.Module) -> tuple[Formula, Score] | None:
-    """Formula and score of a loss that runs in tiles; None for one that does not, or not with this spec."""
-    if not isinstance(term, PmlTerm):
-        return None
-    score = build_score(term.loss.distance)
-    formula = None if score is None else formula_of(spec, term.loss, score.similar)
-    return None if score is None or formula is None else (formula, score)
-
-
 def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
     """The main term of the loss: (B, D), (B,) -> (loss, statistics)."""
     if isinstance(spec, catalogue.TextbookContrastive):
@@ -106,7 +97,9 @@ class Objective(nn.Module):
             self.term = build_term(spec, num_classes, dimension)
             self.center = None if term is None else CenterLoss(term, num_classes, dimension)
         self.center_weight = 0.0 if term is None else term.weight
-        self.tiled = tiled_form(spec, self.term) if batch_size >= TILED_FROM else None
+        self.tiled: TiledLoss | None = None
+        if batch_size >= TILED_FROM and isinstance(self.term, PmlTerm):
+            self.tiled = tiled_form(spec, self.term.loss)
         self.to(self.dtype)
 
     def measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from raydml.losses.objective import Objective
 from raydml.losses.randomness import keyed
-from raydml.losses.tiled import evaluate_pairs
 from raydml.parallel import Group
 
 
@@ -44,11 +43,14 @@ def evaluate_objective(
     with keyed(seed, step, leaf.device), untouched(objective), torch.enable_grad(), full_precision:
         loss, statistics = objective.measure(leaf, labels)
         gradients = gradients_of(loss, inputs)
-        cotangents, loss = gradients[0][own], loss.detach()
+        total = [gradients[0][own], *gradients[1:]]
         if objective.tiled is not None:
-            tiled_loss, tiled_cotangents = evaluate_pairs(*objective.tiled, leaf.detach(), labels, group)
-            cotangents, loss = cotangents + tiled_cotangents, loss + tiled_loss
-    return Verdict(loss, cotangents, tuple(gradients[1:]), statistics)
+            added, cotangents, weights = objective.tiled.evaluate(leaf.detach(), labels, group)
+            loss, total[0] = loss + added, total[0] + cotangents
+            places = {id(parameter): place for place, parameter in enumerate(inputs)}
+            for parameter, gradient in weights:
+                total[places[id(parameter)]] = total[places[id(parameter)]] + gradient
+    return Verdict(loss.detach(), total[0], tuple(total[1:]), statistics)
 
 
 def gradients_of(loss: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:

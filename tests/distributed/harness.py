@@ -22,7 +22,7 @@ from raydml.training.worker import Job, Worker
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.distributed.harness"])
-SECONDS = 110
+SECONDS = 300
 
 
 def _child(

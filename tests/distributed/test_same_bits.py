@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from raydml.losses.objective import TILED_FROM
+from raydml.losses.tiled import CLASSES, FORMULAS
 from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 from tests.unit.test_losses import every_entry
@@ -15,6 +17,8 @@ from tests.unit.test_losses import every_entry
 AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
 CNN = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.2}, "dimension": 8}
 SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+SHORT = {"steps": 2, "evaluate_every": 0}
+MINER = {"kind": "multi_similarity"}
 CLIPPED = {"steps": 20, "evaluate_every": 0, "clip_norm": 0.5}
 
 
@@ -83,11 +87,28 @@ def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:
     assert seen[same[0]] == seen[same[1]]
 
 
+@pytest.mark.timeout(400)
+def test_so_it_is_for_losses_in_tiles(tmp_path: Path) -> None:
+    data = write_images(tmp_path, classes=220)  # 132 of them train
+    large = {"classes": 128, "samples": 8, "virtual_workers": 8}
+    assert large["classes"] * large["samples"] >= TILED_FROM
+    more = {"triplet": {"margin": 0.2, "miner": {"kind": "semihard"}}, "multi_similarity": {"miner": MINER}}
+    kinds = (*FORMULAS, *CLASSES, "triplet")
+    cases = {
+        kind: small_spec(data, loss={"kind": kind, **more.get(kind, {})}, batch=large, train=dict(SHORT))
+        for kind in kinds
+    }
+    for name, found in digests(cases, (1, 2, 3), tmp_path).items():
+        assert len(set(found.values())) == 1, f"{name}: {found}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_so_it_is_for_every_row_of_the_tables(tmp_path: Path) -> None:
     data = write_images(tmp_path)
-    short = {"steps": 6, "evaluate_every": 0}
-    cases = {json.dumps(loss): small_spec(data, loss=loss, train=short) for loss in every_entry(classes=12)}
+    cases = {
+        json.dumps(loss): small_spec(data, loss=loss, train={"steps": 6, "evaluate_every": 0})
+        for loss in every_entry(classes=12)
+    }
     for name, found in digests(cases, (1, 3), tmp_path).items():
         assert len(set(found.values())) == 1, f"{name}: {found}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydml.losses import Objective, evaluate_objective
 from raydml.losses import objective as objectives
-from raydml.losses.tiled import FORMULAS, layout
+from raydml.losses.tiled import CLASSES, FORMULAS, class_scores, layout
 from raydml.parallel import Group
 from tests.unit.test_losses import LOSS
 
@@ -54,6 +54,11 @@ def documents() -> list[dict[str, Any]]:
         for kind, reducer in itertools.product(FORMULAS, ("mean", "sum", "avg_non_zero"))
     ]
     found += [{"kind": "sup_con", "reducer": {"kind": "threshold", "low": 2.0}}]
+    found += [{"kind": kind} for kind in CLASSES]
+    found += [{"kind": k, "reducer": {"kind": r}} for k, r in itertools.product(CLASSES, ("sum", "avg_non_zero"))]
+    found += [{"kind": "arc_face", "reducer": {"kind": "class_weighted", "weights": list(range(1, 9))}}]
+    found += [{"kind": k, "distance": d} for k in ("proxy_anchor", "proxy_nca") for d in SIMILARITIES + DISTANCES]
+    found += [{"kind": "cos_face", "weight_regularizer": {"kind": "regular_face"}, "margin": 0.1}]
     return [*found, {"kind": "circle", "center": {"weight": 0.1}, "regularizer": {"kind": "lp"}}]
 
 
@@ -80,8 +85,9 @@ def made(document: dict[str, Any], tiled: bool, dtype: torch.dtype = torch.float
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 5 x 17: neither cuts slices, classes or the batch evenly."""
-    monkeypatch.setattr(layout, "ROWS", 5)
-    monkeypatch.setattr(layout, "COLUMNS", 17)
+    for module in (layout, class_scores):
+        monkeypatch.setattr(module, "ROWS", 5)
+        monkeypatch.setattr(module, "COLUMNS", 17 if module is layout else 3)
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda document: str(document).replace("'", ""))
@@ -95,6 +101,9 @@ def test_tiles_give_value_and_gradient_of_the_plain_path(document: dict[str, Any
     found = evaluate_objective(tiled, embeddings, labels, 0, 0, group)
     torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.cotangents, wanted.cotangents, rtol=1e-9, atol=1e-9)
+    assert len(found.weights) == len(wanted.weights)
+    for one, other in zip(found.weights, wanted.weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", FORMULAS)

@@ -6,11 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from raydml.catalogue import canonical
-from raydml.losses.tiled import circle, contrastive, lifted_structure, multi_similarity, nt_xent, sup_con, triplet
-from raydml.losses.tiled.engine import Formula, evaluate_pairs
-from raydml.losses.tiled.scores import Score, build_score
+from raydml.losses.tiled import (
+    circle,
+    contrastive,
+    lifted_structure,
+    multi_similarity,
+    nt_xent,
+    proxy_anchor,
+    softmax,
+    sup_con,
+    triplet,
+)
+from raydml.losses.tiled.engine import Formula, TiledLoss, TiledPairs
+from raydml.losses.tiled.scores import build_score
 
-__all__ = ["FORMULAS", "Formula", "Score", "build_score", "evaluate_pairs", "formula_of"]
+__all__ = ["CLASSES", "FORMULAS", "TiledLoss", "tiled_form"]
 
 FORMULAS: dict[str, Callable[[Any, Any, bool], Formula | None]] = {
     "circle": circle.build,
@@ -23,8 +33,23 @@ FORMULAS: dict[str, Callable[[Any, Any, bool], Formula | None]] = {
     "triplet_margin": triplet.build,
 }
 
+CLASSES: dict[str, Callable[[Any, Any], TiledLoss | None]] = {
+    "arc_face": softmax.build,
+    "cos_face": softmax.build,
+    "normalized_softmax": softmax.build,
+    "proxy_anchor": proxy_anchor.build,
+    "proxy_nca": softmax.build_proxy_nca,
+}
 
-def formula_of(spec: Any, loss: Any, similar: bool) -> Formula | None:
-    """The tiled form of a loss; None where its spec asks for what has none (another miner, a random draw)."""
-    build = FORMULAS.get(canonical(spec))
-    return None if build is None else build(spec, loss, similar)
+
+def tiled_form(spec: Any, loss: Any) -> TiledLoss | None:
+    """The tiled form of a loss of pytorch-metric-learning; None where its spec asks for what has none.
+
+    That is a miner or reducer that looks at each pair, a random draw, or a distance that is not symmetric.
+    """
+    kind = canonical(spec)
+    if kind in CLASSES:
+        return CLASSES[kind](spec, loss)
+    score = build_score(loss.distance) if kind in FORMULAS else None
+    formula = None if score is None else FORMULAS[kind](spec, loss, score.similar)
+    return None if score is None or formula is None else TiledPairs(formula, score)

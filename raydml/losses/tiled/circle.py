@@ -28,7 +28,7 @@ def build(spec: Circle, loss: Any, similar: bool) -> Formula | None:
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         counted = (layout.num_positives > 0) & (layout.num_negatives > 0)
         total = torch.where(counted, answers["positive"], 0) + torch.where(counted, answers["negative"], 0)
-        return reduce_rows(loss.reducer, torch.where(counted, log_one_plus(total), 0), layout)
+        return reduce_rows(loss, torch.where(counted, log_one_plus(total), 0), layout.labels)
 
     statistics = {
         "positive": LogSumExp("positives", lambda pairs: pull(pairs) * (pairs.scores - (1 - spec.m)), pull),

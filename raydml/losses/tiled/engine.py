@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydml.losses.tiled.layout import Layout, Tile
 from raydml.losses.tiled.scores import Score
 from raydml.losses.tiled.statistics import Answers, Pairs, Statistic
 from raydml.parallel import Group
+
+Found = tuple[Tensor, Tensor, list[tuple[nn.Parameter, Tensor]]]  # loss, dL/d(own rows), dL/d(own weights)
+
+
+class TiledLoss(Protocol):
+    """A loss over a gathered batch that each worker computes for its own rows."""
+
+    def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
+        """The loss of rows (B, D) with labels (B,), shape (), dL/d(own rows), (own, D), and dL/d(own weights)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,8 @@ class Formula:
     loss: Callable[[Answers, Layout], Tensor]
 
 
-class TiledPairs:
-    """One batch under one formula."""
+class Passes:
+    """The passes of one worker over one batch: its own rows against all columns."""
 
     def __init__(self, formula: Formula, score: Score, layout: Layout, units: Tensor, owned: range) -> None:
         self._formula, self._score, self._layout = formula, score, layout
@@ -109,27 +120,33 @@ class TiledPairs:
         return {name: value[index].unsqueeze(dim) for name, value in answers.items()}
 
 
-def evaluate_pairs(
-    formula: Formula, score: Score, embeddings: Tensor, labels: Tensor, group: Group
-) -> tuple[Tensor, Tensor]:
-    """The loss, shape (), and dL/d(own rows), (own, D), of gathered embeddings (B, D) and labels (B,)."""
-    layout = Layout(labels, len(labels) // group.num_slices)
-    own = slice(group.owned.start * layout.slice_size, group.owned.stop * layout.slice_size)
-    with torch.no_grad():
-        tiled = TiledPairs(formula, score, layout, score.prepare(embeddings), group.owned)
-        answers: dict[str, Tensor] = {}
-        for statistics in formula.rounds:
-            found = tiled.collect(statistics, answers)
-            answers |= {name: group.gather_slices(value) for name, value in found.items()}
-    leaves = {name: value.detach().requires_grad_() for name, value in answers.items()}
-    with torch.enable_grad():
-        loss = formula.loss(leaves, layout)
+@dataclass(frozen=True)
+class TiledPairs:
+    """A loss over pairs of rows, with the score of two rows."""
+
+    formula: Formula
+    score: Score
+
+    def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
+        """The loss of a gathered batch (B, D), (B,), and its gradients; the formula has no weights of its own."""
+        layout = Layout(labels, len(labels) // group.num_slices)
+        own = slice(group.owned.start * layout.slice_size, group.owned.stop * layout.slice_size)
+        with torch.no_grad():
+            passes = Passes(self.formula, self.score, layout, self.score.prepare(embeddings), group.owned)
+            answers: dict[str, Tensor] = {}
+            for statistics in self.formula.rounds:
+                found = passes.collect(statistics, answers)
+                answers |= {name: group.gather_slices(value) for name, value in found.items()}
+        leaves = {name: value.detach().requires_grad_() for name, value in answers.items()}
+        with torch.enable_grad():
+            loss = self.formula.loss(leaves, layout)
         if not loss.requires_grad:
-            return loss.detach(), torch.zeros_like(embeddings[own])
+            return loss.detach(), torch.zeros_like(embeddings[own]), []
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True, allow_unused=True)
-    with torch.no_grad():
-        cotangents = tiled.pull(answers, dict(zip(leaves, slopes, strict=True)))
-    leaf = embeddings[own].detach().requires_grad_()
-    with torch.enable_grad():
-        (pulled,) = torch.autograd.grad(score.prepare(leaf), leaf, cotangents)
-    return loss.detach(), pulled
+        with torch.no_grad():
+            cotangents = passes.pull(answers, dict(zip(leaves, slopes, strict=True)))
+        leaf = embeddings[own].detach().requires_grad_()
+        with torch.enable_grad():
+            prepared = self.score.prepare(leaf)
+        (pulled,) = torch.autograd.grad(prepared, leaf, cotangents)
+        return loss.detach(), pulled, []

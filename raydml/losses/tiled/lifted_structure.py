@@ -55,7 +55,7 @@ def build_generalized(spec: GeneralizedLiftedStructure, loss: Any, similar: bool
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         positive = torch.where(layout.num_positives > 0, answers["positive"], 0)
         negative = torch.where(layout.num_negatives > 0, answers["negative"], 0)
-        return reduce_rows(loss.reducer, (positive + negative).relu(), layout)
+        return reduce_rows(loss, (positive + negative).relu(), layout.labels)
 
     statistics = {
         "positive": LogSumExp("positives", lambda p: (p.scores - spec.pos_margin) * sign, lambda p: sign),

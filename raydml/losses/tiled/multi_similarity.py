@@ -38,7 +38,7 @@ def build(spec: catalogue.MultiSimilarity, loss: Any, similar: bool) -> Formula 
 
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         positive, negative = log_one_plus(answers["positive"]), log_one_plus(answers["negative"])
-        return reduce_rows(loss.reducer, positive / spec.alpha + negative / spec.beta, layout)
+        return reduce_rows(loss, positive / spec.alpha + negative / spec.beta, layout.labels)
 
     # The miner keeps positives that are not much nearer than the nearest negative, and negatives that are not much
     # farther than the farthest positive; a row that lacks either keeps nothing.

@@ -10,16 +10,14 @@ from pytorch_metric_learning import reducers
 from torch import Tensor
 from torch.nn import functional
 
-from raydml.losses.tiled.layout import Layout
-
 Reduce = Callable[[Tensor, Tensor, Tensor], Tensor]  # sum, count, count above zero -> scalar
 
 
-def reduce_rows(reducer: Any, terms: Tensor, layout: Layout) -> Tensor:
-    """One term a row, (B,): any reducer."""
-    rows = torch.arange(layout.size, device=terms.device)
+def reduce_rows(loss: Any, terms: Tensor, labels: Tensor) -> Tensor:
+    """One term a row, (B,), by whatever reducer the loss has."""
+    rows = torch.arange(len(terms), device=terms.device)
     given = {"loss": {"losses": terms, "indices": rows, "reduction_type": "element"}}
-    reduced: Tensor = reducer(given, terms.unsqueeze(1), layout.labels)
+    reduced: Tensor = loss.reducer(given, terms.unsqueeze(1), labels)
     return reduced
 
 

@@ -27,7 +27,7 @@ def build(spec: SupCon, loss: Any, similar: bool) -> Formula | None:
         if not layout.num_positives.any() or not layout.num_negatives.any():
             return answers["all"].new_zeros(())
         mean = answers["positive"] / layout.num_positives.clamp(min=1)
-        return reduce_rows(loss.reducer, torch.where(layout.num_positives > 0, answers["all"] - mean, 0), layout)
+        return reduce_rows(loss, torch.where(layout.num_positives > 0, answers["all"] - mean, 0), layout.labels)
 
     statistics = {
         "all": LogSumExp("others", value, lambda pairs: factor),

@@ -1,0 +1,81 @@
+"""Rows against class vectors in tiles, and slopes of the scores back to both; never B x C scores.
+
+Each worker takes its own rows against chunks of classes. Gradients of the class vectors are added up slice by slice
+over the fixed tree, so that they too are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydml.losses.tiled.layout import COLUMNS, ROWS
+from raydml.losses.tiled.scores import Score
+from raydml.parallel import Group, TreeAccumulator, tree_sum
+
+Slopes = Callable[[Tensor, slice, slice], Tensor]  # scores (r, c), rows, classes -> dL/d(score) (r, c)
+
+
+class ClassScores:
+    """Scores of the own rows against all class vectors, and gradients back to both."""
+
+    def __init__(self, score: Score, loss: Any, embeddings: Tensor, group: Group) -> None:
+        self._parameter, vectors = class_vectors(loss)
+        self._score, self._group = score, group
+        size = len(embeddings) // group.num_slices
+        self.own = slice(group.owned.start * size, group.owned.stop * size)
+        self._leaf = embeddings[self.own].detach().requires_grad_()
+        with torch.enable_grad():
+            self._prepared = score.prepare(self._leaf), score.prepare(vectors)  # of the graph
+        self.rows, self.vectors = (value.detach() for value in self._prepared)  # (own, D), (C, D)
+        self._size = size
+
+    def slices(self) -> Iterator[tuple[int, list[slice]]]:
+        """Own slices with their row tiles, numbered from the first own row."""
+        for slot, index in enumerate(self._group.owned):
+            stop = (slot + 1) * self._size
+            yield index, [slice(s, min(s + ROWS, stop)) for s in range(slot * self._size, stop, ROWS)]
+
+    def chunks(self) -> Iterator[slice]:
+        """Chunks of classes."""
+        count = len(self.vectors)
+        yield from (slice(start, min(start + COLUMNS, count)) for start in range(0, count, COLUMNS))
+
+    def tile(self, rows: slice, classes: slice) -> Tensor:
+        """(r, c) scores."""
+        return self._score.tile(self.rows[rows], self.vectors[classes])
+
+    def pull(self, slopes: Slopes) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
+        """Gradients of own rows and of the parameter from `slopes(scores, rows, classes)`, dL/d(score) (r, c)."""
+        of_rows = torch.zeros_like(self.rows)
+        accumulator = TreeAccumulator(self._group.num_slices)
+        for index, tiles in self.slices():
+            of_vectors = torch.zeros_like(self.vectors)
+            for rows in tiles:
+                for classes in self.chunks():
+                    scores = self.tile(rows, classes)
+                    given = slopes(scores, rows, classes)
+                    of_rows[rows] += self._score.pull(self.rows[rows], self.vectors[classes], scores, given)
+                    of_vectors[classes] += self._score.pull(self.vectors[classes], self.rows[rows], scores.T, given.T)
+            accumulator.add(index, [of_vectors])
+        (total,) = tree_sum(accumulator, self._group)
+        rows_end, vectors_end = self._prepared
+        (cotangents,) = torch.autograd.grad(rows_end, self._leaf, of_rows)
+        (gradient,) = torch.autograd.grad(vectors_end, self._parameter, total)
+        return cotangents, [(self._parameter, gradient)]
+
+
+def class_vectors(loss: Any) -> tuple[nn.Parameter, Tensor]:
+    """The parameter, and as rows of one class each (C, D), part of its graph."""
+    (parameter,) = loss.parameters()
+    with torch.enable_grad():
+        return parameter, parameter if hasattr(loss, "proxies") else parameter.T
+
+
+def own_class(labels: Tensor, classes: slice) -> tuple[Tensor, Tensor]:
+    """Rows whose class lies in the chunk, and its column there."""
+    (rows,) = ((labels >= classes.start) & (labels < classes.stop)).nonzero(as_tuple=True)
+    return rows, labels[rows] - classes.start
