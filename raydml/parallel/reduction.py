@@ -51,7 +51,8 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     """
     tree = Tree(group.num_slices)
     if group.size == 1:
-        return accumulator.partial[tree.root]
+        # As after a gather: sums over a tensor in another order of memory would round differently.
+        return [tensor.contiguous() for tensor in accumulator.partial[tree.root]]
     covers = [tree.cover(group.share(rank)) for rank in range(group.size)]
     own = [accumulator.partial[node] for node in covers[group.rank]]
     if not own[0]:  # a frozen model without batch norm has nothing to sum

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses.tiled.layout import COLUMNS, ROWS
-from raydml.losses.tiled.scores import Score
+from raydml.losses.tiled.scores import Score, pull_prepare
 from raydml.parallel import Group, TreeAccumulator, tree_sum
 
 Slopes = Callable[[Tensor, slice, slice], Tensor]  # scores (r, c), rows, classes -> dL/d(score) (r, c)
@@ -27,11 +27,11 @@ class ClassScores:
         self._score, self._group = score, group
         size = len(embeddings) // group.num_slices
         self.own = slice(group.owned.start * size, group.owned.stop * size)
-        self._leaf = embeddings[self.own].detach().requires_grad_()
+        self._embeddings, self._size = embeddings[self.own], size
         with torch.enable_grad():
-            self._prepared = score.prepare(self._leaf), score.prepare(vectors)  # of the graph
-        self.rows, self.vectors = (value.detach() for value in self._prepared)  # (own, D), (C, D)
-        self._size = size
+            self._graph = score.prepare(vectors)
+        self.vectors = self._graph.detach()  # (C, D)
+        self.rows = score.prepare(embeddings)[self.own].detach()  # (own, D)
 
     def slices(self) -> Iterator[tuple[int, list[slice]]]:
         """Own slices with their row tiles, numbered from the first own row."""
@@ -62,17 +62,15 @@ class ClassScores:
                     of_vectors[classes] += self._score.pull(self.vectors[classes], self.rows[rows], scores.T, given.T)
             accumulator.add(index, [of_vectors])
         (total,) = tree_sum(accumulator, self._group)
-        rows_end, vectors_end = self._prepared
-        (cotangents,) = torch.autograd.grad(rows_end, self._leaf, of_rows)
-        (gradient,) = torch.autograd.grad(vectors_end, self._parameter, total)
-        return cotangents, [(self._parameter, gradient)]
+        (gradient,) = torch.autograd.grad(self._graph, self._parameter, total)
+        return pull_prepare(self._score, self._embeddings, of_rows, self._size), [(self._parameter, gradient)]
 
 
 def class_vectors(loss: Any) -> tuple[nn.Parameter, Tensor]:
     """The parameter, and as rows of one class each (C, D), part of its graph."""
     (parameter,) = loss.parameters()
     with torch.enable_grad():
-        return parameter, parameter if hasattr(loss, "proxies") else parameter.T
+        return parameter, parameter if hasattr(loss, "proxies") else parameter.T.contiguous()
 
 
 def own_class(labels: Tensor, classes: slice) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses.tiled.layout import Layout, Tile
-from raydml.losses.tiled.scores import Score
+from raydml.losses.tiled.scores import Score, pull_prepare
 from raydml.losses.tiled.statistics import Answers, Pairs, Statistic
 from raydml.parallel import Group
 
@@ -145,8 +145,4 @@ class TiledPairs:
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True, allow_unused=True)
         with torch.no_grad():
             cotangents = passes.pull(answers, dict(zip(leaves, slopes, strict=True)))
-        leaf = embeddings[own].detach().requires_grad_()
-        with torch.enable_grad():
-            prepared = self.score.prepare(leaf)
-        (pulled,) = torch.autograd.grad(prepared, leaf, cotangents)
-        return loss.detach(), pulled, []
+        return loss.detach(), pull_prepare(self.score, embeddings[own], cotangents, layout.slice_size), []

@@ -62,8 +62,7 @@ class TiledProxyAnchor:
             shares = both.sub_(leaf.detach()[:, None, classes]).exp_().mul_(pressure[:, None, classes])
             return (shares[0] - shares[1]).mul_(sign * self.spec.alpha)
 
-        cotangents, gradients = table.pull(slopes)
-        return loss.detach(), cotangents, gradients
+        return loss.detach(), *table.pull(slopes)
 
     def _reduce(self, terms: Tensor, labels: Tensor) -> Tensor:
         present = len(torch.unique(labels))

@@ -105,6 +105,20 @@ class Lp:
         return gradient
 
 
+def pull_prepare(score: Score, embeddings: Tensor, cotangents: Tensor, slice_size: int) -> Tensor:
+    """Cotangents of prepared rows (n, D) -> of the embeddings, one slice at a time.
+
+    Kernels may round differently in tensors of another length: what touches own rows must not see how many they are.
+    """
+    pulled = []
+    for rows, upstream in zip(*(torch.split(value, slice_size) for value in (embeddings, cotangents)), strict=True):
+        leaf = rows.detach().requires_grad_()
+        with torch.enable_grad():
+            prepared = score.prepare(leaf)
+        pulled.append(torch.autograd.grad(prepared, leaf, upstream)[0])
+    return torch.cat(pulled)
+
+
 def build_score(distance: Any) -> Score | None:
     """The score of a distance of pytorch-metric-learning; None for one that is not symmetric (snr) and has no tiles."""
     match distance:

@@ -46,25 +46,22 @@ class TiledSoftmax:
                     total = total * (largest - higher).exp() + logits.sub_(higher.unsqueeze(1)).exp_().sum(1)
                     largest = higher
                 others[rows] = largest + total.log()
-        leaf = targets.detach().requires_grad_()
+        # On all workers alike, and with all rows: kernels may round differently in vectors of another length.
+        answers = group.gather_slices(torch.stack([targets, others], dim=1)).requires_grad_()  # (B, 2)
         with torch.enable_grad():
-            wanted = self.target(leaf) * self.scale
-        terms = group.gather_slices(log_one_plus(others - wanted.detach())).requires_grad_()
-        with torch.enable_grad():
-            loss = reduce_rows(self.loss, terms, labels)
-        (weights,) = torch.autograd.grad(loss, terms, materialize_grads=True, allow_unused=True)
-        pressure = weights[table.own] * (others - wanted.detach()).sigmoid()  # dL/d(others) = -dL/d(wanted)
-        (of_targets,) = torch.autograd.grad(wanted, leaf, -pressure)
+            wanted = self.target(answers[:, 0]) * self.scale
+            loss = reduce_rows(self.loss, log_one_plus(answers[:, 1] - wanted), labels)
+        (gradients,) = torch.autograd.grad(loss, answers, materialize_grads=True, allow_unused=True)
+        of_targets, of_others = gradients[table.own].unbind(1)
 
         def slopes(scores: Tensor, rows: slice, classes: slice) -> Tensor:
             share = (scores * self.scale).sub_(others[rows].unsqueeze(1)).exp_()
-            share.mul_((pressure[rows] * self.scale).unsqueeze(1))
+            share.mul_((of_others[rows] * self.scale).unsqueeze(1))
             at = own_class(own[rows], classes)
             share[at] = of_targets[rows][at[0]]
             return share
 
-        cotangents, gradients = table.pull(slopes)
-        return loss.detach(), cotangents, gradients
+        return loss.detach(), *table.pull(slopes)
 
 
 def build(spec: Any, loss: Any) -> TiledSoftmax | None:
