@@ -11,7 +11,7 @@ from raydml.catalogue import Contrastive
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import pair_reduction
-from raydml.losses.tiled.statistics import Answers, Pairs, Sums
+from raydml.losses.tiled.statistics import Answers, Sums
 
 
 def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
@@ -21,11 +21,11 @@ def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
         return None
     sign = -1 if similar else 1
 
-    def far(pairs: Pairs) -> Tensor:
-        return (pairs.scores - spec.pos_margin).mul_(sign).relu_()
+    def far(scores: Tensor) -> Tensor:
+        return (scores - spec.pos_margin if sign > 0 else spec.pos_margin - scores).relu_()
 
-    def near(pairs: Pairs) -> Tensor:
-        return (spec.neg_margin - pairs.scores).mul_(sign).relu_()
+    def near(scores: Tensor) -> Tensor:
+        return (spec.neg_margin - scores if sign > 0 else scores - spec.neg_margin).relu_()
 
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         total = answers["positive"].new_zeros(())
@@ -35,9 +35,17 @@ def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
         return total
 
     statistics = {
-        "positive": Sums("positives", lambda p: costs(p.keep(far(p), "positives", 0)), lambda p: far(p).sign_() * sign),
+        "positive": Sums(
+            "positives",
+            lambda pairs: costs(pairs.keep(far(pairs.scores), "positives", 0)),
+            lambda pairs: far(pairs.scores).sign_().mul_(sign),
+            mutual=True,
+        ),
         "negative": Sums(
-            "negatives", lambda p: costs(p.keep(near(p), "negatives", 0)), lambda p: near(p).sign_() * -sign
+            "negatives",
+            lambda pairs: costs(pairs.keep(near(pairs.scores), "negatives", 0)),
+            lambda pairs: near(pairs.scores).sign_().mul_(-sign),
+            mutual=True,
         ),
     }
     return Formula((statistics,), reduce)

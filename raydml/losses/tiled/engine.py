@@ -81,24 +81,32 @@ class Passes:
         total = torch.zeros_like(self._units[rows])
         for tile in self._layout.tiles(rows):
             scores = self._scores(tile)
-            sides = (
-                (self._of_rows(tile, scores, answers), self._shaped(gradients, rows, 1)),
-                (self._of_columns(tile, scores, answers), self._shaped(gradients, self._layout.order[tile.columns], 0)),
-            )
             slopes = None
-            for pairs, gradient in sides:
-                for part in self._slopes(pairs, gradient):
-                    slopes = part.contiguous() if slopes is None else slopes.add_(part)
+            for part in self._slopes(tile, scores, answers, gradients):
+                slopes = part.contiguous() if slopes is None else slopes.add_(part)
             if slopes is not None:
                 total += self._score.pull(self._units[rows], self._columns[tile.columns], scores, slopes)
         return total
 
-    def _slopes(self, pairs: Pairs, gradients: Answers) -> Iterator[Tensor]:
+    def _slopes(self, tile: Tile, scores: Tensor, answers: Answers, gradients: Answers) -> Iterator[Tensor]:
+        """dL/d(score) (r, c), by statistic and by who is the anchor: the row or the column."""
+        columns = self._layout.order[tile.columns]
+        by_rows, by_columns = self._of_rows(tile, scores, answers), self._of_columns(tile, scores, answers)
+        of_rows, of_columns = self._shaped(gradients, tile.rows, 1), self._shaped(gradients, columns, 0)
+        for name, statistic in self._differentiable():
+            if by_rows.none(statistic.over):
+                continue
+            if statistic.mutual:
+                sides = [(by_rows, of_rows[name] + of_columns[name])]
+            else:
+                sides = [(by_rows, of_rows[name]), (by_columns, of_columns[name])]
+            for pairs, gradient in sides:
+                slopes = statistic.slopes(pairs, pairs.own[name], gradient)
+                yield pairs.keep(slopes.expand_as(scores), statistic.over, 0)
+
+    def _differentiable(self) -> Iterator[tuple[str, Statistic]]:
         for statistics in self._formula.rounds:
-            for name, statistic in statistics.items():
-                if statistic.slope is not None and not pairs.none(statistic.over):
-                    slopes = statistic.slopes(pairs, pairs.own[name], gradients[name])
-                    yield pairs.keep(slopes.expand_as(pairs.scores), statistic.over, 0)
+            yield from ((name, statistic) for name, statistic in statistics.items() if statistic.slope is not None)
 
     def _scores(self, tile: Tile) -> Tensor:
         return self._score.tile(self._units[tile.rows], self._columns[tile.columns])

@@ -72,9 +72,11 @@ class Euclidean:
     def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
         """See Score."""
         # d|x - y|^p / dx = p |x - y|^(p - 2) (x - y), and |x - y|^(p - 2) = score^(1 - 2 / p)
-        if self._power != 2:
-            slopes = torch.where(scores > 0, slopes * scores.pow(1 - 2 / self._power), 0)
-        slopes = slopes * self._power
+        if self._power == 1:
+            slopes = (slopes / scores).masked_fill_(scores == 0, 0)
+        elif self._power != 2:
+            slopes = (slopes * scores.pow(1 - 2 / self._power)).masked_fill_(scores == 0, 0)
+        slopes = slopes * self._power if self._power != 1 else slopes
         return rows * slopes.sum(1, keepdim=True) - slopes @ columns
 
 

@@ -59,12 +59,13 @@ class Statistic:
     """One number of each row, over its positives, its negatives or all other rows.
 
     `value` gives the (r, c) numbers that are collected; `slope` their derivatives by the scores, None where no gradient
-    flows.
+    flows. `mutual`: the slope is the same whichever row of a pair is the anchor, so that it is asked for once.
     """
 
     over: Literal["positives", "negatives", "others"]
     value: Values
     slope: Slopes | None = None
+    mutual: bool = False
 
     def start(self, scores: Tensor, places: int) -> Tensor:
         """The state of rows (r, ...) that have seen nothing; `places` is the size of the largest class."""
