@@ -109,6 +109,11 @@ class Run:
         return str(self.facts["exactness"])
 
     @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Rules of `watch` that were broken: step, rule, action and message of each."""
+        return RunRecord(self.folder).warnings()
+
+    @property
     def collection(self) -> Collection:
         """The collection that the run filled. Raises SpecError where its spec has no index."""
         name = self.facts.get("collection")
@@ -134,6 +139,7 @@ class Run:
             "state_sha256": self.facts.get("state_sha256"),
             "world_size_history": self.world_size_history,
             "exactness": self.exactness,
+            "warnings": self.warnings,
         }
 
 
