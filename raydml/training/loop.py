@@ -113,11 +113,15 @@ class Trainer:
         return verdict, norm, self._look(embeddings, labels, verdict, norms)
 
     def _look(self, embeddings: Tensor, labels: Tensor, verdict: Verdict, norms: list[Tensor]) -> Health:
-        """Health after the step that has just committed; `norms` are those of the own slices' rows."""
+        """Health after the step that has just committed; `norms` are those of the own slices' rows.
+
+        All take the first worker's, so that all stop together: one that came later has seen less.
+        """
         if not self.monitor.due(self.state.step):
             return Health()
         lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
-        return self.monitor.look(embeddings, labels, verdict, lengths, self.objective)
+        health = self.monitor.look(embeddings, labels, verdict, lengths, self.objective)
+        return self.group.objects(health)[0]  # type: ignore[no-any-return]
 
     def _own_rows(self, rows: Tensor) -> Tensor:
         size = self.spec.batch.slice_size

@@ -1,7 +1,4 @@
-"""A step's tensors in, its health out: numbers, and alarms where they break a rule; training is not touched.
-
-Every worker is given the same tensors, so every worker comes to the same numbers and raises the same alarms.
-"""
+"""A step's tensors in, its health out: numbers, and alarms where they break a rule; training is not touched."""
 
 from __future__ import annotations
 
