@@ -337,7 +337,7 @@ class DeadProxiesRule(RuleBase):
     """Classes whose proxies are nearest to no row, though their own rows came by."""
 
     patience: int = Field(10, ge=1, le=100_000, description="watched steps in a row that must break the rule")
-    share: float = Field(0.5, ge=0, lt=1, description="broken above this share of the classes that came by")
+    share: float = Field(0.8, ge=0, lt=1, description="broken above this share of the classes that came by")
     batches: int = Field(10, ge=1, le=10_000, description="watched batches that are looked at together")
 
 
