@@ -46,7 +46,7 @@ def model_card(
         "## Measured",
         _measured(spec, read["run"]),
         "## Data",
-        _data(read["data"]),
+        _data(spec, read["data"]),
         "## Training",
         _training(spec, read["run"], read["environment"]),
         *(["Rules of `watch` that were broken:", _warnings(warnings)] if warnings else []),
@@ -102,12 +102,13 @@ def _measured(spec: JobSpec, run: Mapping[str, Any]) -> str:
     return f"{words}\n\n{_table(('metric', 'raw inputs', 'this model'), rows)}"
 
 
-def _data(data: Mapping[str, Any]) -> str:
+def _data(spec: JobSpec, data: Mapping[str, Any]) -> str:
     report = data["report"]
     rows = [(split, report["classes"][split], images) for split, images in report["images"].items()]
     notes = (
         f"{report['shared_classes']} classes stand in both train and test, {report['num_duplicates']} test images also "
-        f"in train; {len(report['skipped'])} bad items were left out. Fingerprint: `{data['fingerprint']}`."
+        f"in train; {len(report['skipped'])} bad items were left out. Kind: {spec.data.kind}. Fingerprint: "
+        f"`{data['fingerprint']}`."
     )
     return f"{_table(('split', 'classes', 'items'), rows)}\n\n{notes}"
 

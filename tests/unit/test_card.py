@@ -78,7 +78,7 @@ def test_the_card_tells_the_runs_own_numbers(images: Path, home: Path) -> None:
         name: value for name, value in spec.loss.model_dump(mode="json").items() if value is not None
     }
     assert f"torch {torch.__version__}" in found["versions"][0]
-    assert facts["fingerprint"] in card_of(trained)
+    assert f"Kind: arrays. Fingerprint: `{facts['fingerprint']}`" in card_of(trained)
     assert "24 queries (0 without a positive are not counted), cosine" in card_of(trained)
     (warning,) = trained.warnings
     assert f"- step 2: {warning['message']}" in card_of(trained)
