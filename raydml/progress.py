@@ -14,7 +14,10 @@ from raydml.training.record import RunRecord, read_lines
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `phase` is starting, training or stopping; rates are of the last 20 steps."""
+    """How far a run is. `phase` is starting, training or stopping; rates are of the last 20 steps.
+
+    `warnings` are those of broken rules since the last call.
+    """
 
     phase: str
     step: int
@@ -24,6 +27,7 @@ class Progress:
     workers: int = 0
     images_per_second: float = 0.0
     seconds_left: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Watch:
@@ -36,6 +40,7 @@ class Watch:
         self._metrics: dict[str, float] = {}
         self._times: deque[float] = deque(maxlen=20)
         self._phase = "training"
+        self._warnings: list[str] = []
 
     def say(self, phase: str, step: int | None) -> None:
         """Tell of a phase that no log line announces."""
@@ -53,10 +58,13 @@ class Watch:
             self._take(line)
         if lines:
             self._listen(self._progress())
+            self._warnings.clear()
 
     def _take(self, line: dict[str, Any]) -> None:
         if "validation" in line:
             self._metrics = line["validation"]
+        elif "warning" in line:
+            self._warnings.append(f"step {line['step']}: {line['warning']['message']}")
         else:
             self._last = line
             self._times.append(line["step_seconds"])
@@ -73,4 +81,5 @@ class Watch:
             int(self._last.get("workers", 0)),
             self._spec.batch.size / seconds if seconds else 0.0,
             (steps - step) * seconds if seconds else None,
+            tuple(self._warnings),
         )

@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 import raydml.errors
+from raydml.card import write_card
 from raydml.data import Dataset, open_dataset
 from raydml.environment import describe_environment
 from raydml.errors import (
@@ -109,6 +110,11 @@ class Run:
         return str(self.facts["exactness"])
 
     @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Rules of `watch` that were broken: step, rule, action and message of each."""
+        return RunRecord(self.folder).warnings()
+
+    @property
     def collection(self) -> Collection:
         """The collection that the run filled. Raises SpecError where its spec has no index."""
         name = self.facts.get("collection")
@@ -134,6 +140,7 @@ class Run:
             "state_sha256": self.facts.get("state_sha256"),
             "world_size_history": self.world_size_history,
             "exactness": self.exactness,
+            "warnings": self.warnings,
         }
 
 
@@ -331,10 +338,11 @@ def _named_error(failure: dict[str, str]) -> RaydmlError:
 
 
 def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model: nn.Module | None) -> None:
-    """The baseline, the collection, the state: each step may be repeated after a kill."""
+    """The baseline, the model card, the collection, the state: each step may be repeated after a kill."""
     if spec.evaluate.baseline and "baseline" not in record.read():
         test = items.indices("test")
         record.change(baseline=measure_split(baseline(items.raw(test)), items, test, spec.evaluate.metric, ALONE))
+    write_card(record.folder, spec, record.warnings())
     if spec.index is not None:
         _index(spec, record, items, root)
     record.change(state="succeeded", finished=round(time.time(), 3))

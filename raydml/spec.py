@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raydml.catalogue import LossSpec
 
@@ -155,6 +155,14 @@ class CustomBackbone(Frozen):
 BackboneSpec = Annotated[SmallCnn | Mlp | Linear | CustomBackbone, Field(discriminator="kind")]
 
 
+class CardSpec(Frozen):
+    """What a person says of the model in its card, the README.md of the model folder."""
+
+    licence: str = Field("unknown", pattern=r"^[^\r\n]{1,200}$", description="of the weights, e.g. apache-2.0")
+    description: str = Field("", max_length=10_000, description="what the model is")
+    intended_use: str = Field("", max_length=10_000, description="what it is for, and what it is not for")
+
+
 class ModelSpec(Frozen):
     """Inputs -> embeddings."""
 
@@ -165,6 +173,7 @@ class ModelSpec(Frozen):
         "per_slice", description="statistics over a slice (bitwise), over the global batch (exact), or group norm"
     )
     frozen: tuple[str, ...] = Field((), description="parts that do not train: prefixes of parameter names")
+    card: CardSpec | None = Field(None, description="licence and words for the model card")
 
 
 class WorkersSpec(Frozen):
@@ -289,6 +298,79 @@ class IndexSpec(Frozen):
     split: Literal["train", "validation", "test", "all"] = Field("test", description="which items are indexed")
 
 
+class RuleBase(Frozen):
+    """What a broken rule does, and after how many watched steps; a word alone is the action."""
+
+    action: Literal["warn", "stop", "off"] = Field("warn", description="tell of it, end the run, or do not look")
+    patience: int = Field(1, ge=1, le=100_000, description="watched steps in a row that must break the rule")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_the_action(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str | bool) else value
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+
+class CollapseRule(RuleBase):
+    """Embeddings of different images are about one point, or lie on one line."""
+
+    rank: float = Field(
+        3.0, ge=0, le=65536, description="broken below this effective rank, or half of the most that a batch can have"
+    )
+    spread: float = Field(
+        0.01, ge=0, lt=1, description="broken below this root mean square distance to the mean, over that to 0"
+    )
+
+
+class NoSignalRule(RuleBase):
+    """The loss has no gradient: every tuple is solved, or the miner finds none."""
+
+    patience: int = Field(3, ge=1, le=100_000, description="watched steps in a row that must break the rule")
+    share: float = Field(1.0, gt=0, le=1, description="broken from this share of rows without gradient on")
+
+
+class DeadProxiesRule(RuleBase):
+    """Classes whose proxies are nearest to no row, though their own rows came by."""
+
+    patience: int = Field(10, ge=1, le=100_000, description="watched steps in a row that must break the rule")
+    share: float = Field(0.8, ge=0, lt=1, description="broken above this share of the classes that came by")
+    batches: int = Field(10, ge=1, le=10_000, description="watched batches that are looked at together")
+
+
+class ExplodingNormsRule(RuleBase):
+    """Rows grow without bound."""
+
+    norm: float = Field(1e4, gt=0, description="broken above this L2 norm of a row, before normalisation")
+
+
+class GapNegativeRule(RuleBase):
+    """Pairs of one class are less similar than pairs of two."""
+
+    patience: int = Field(3, ge=1, le=100_000, description="watched steps in a row that must break the rule")
+    gap: float = Field(0.0, ge=-2, le=2, description="broken below this gap of mean cosine similarities")
+
+
+class RulesSpec(Frozen):
+    """When a run is not healthy."""
+
+    collapse: CollapseRule = Field(default_factory=lambda: CollapseRule())
+    no_signal: NoSignalRule = Field(default_factory=lambda: NoSignalRule())
+    dead_proxies: DeadProxiesRule = Field(default_factory=lambda: DeadProxiesRule())
+    exploding_norms: ExplodingNormsRule = Field(default_factory=lambda: ExplodingNormsRule())
+    gap_negative: GapNegativeRule = Field(default_factory=lambda: GapNegativeRule())
+
+
+class WatchSpec(Frozen):
+    """The run's health, measured from what a step has computed; it changes no bit of training."""
+
+    every: int = Field(50, ge=0, description="steps between measurements; 0: never")
+    rules: RulesSpec = Field(default_factory=lambda: RulesSpec())
+
+
 class JobSpec(Frozen):
     """One job from data to collection."""
 
@@ -301,6 +383,7 @@ class JobSpec(Frozen):
     parallel: ParallelSpec = Field(default_factory=lambda: ParallelSpec())
     train: TrainSpec = Field(default_factory=lambda: TrainSpec())
     evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec())
+    watch: WatchSpec = Field(default_factory=lambda: WatchSpec())
     index: IndexSpec | None = None
 
     @model_validator(mode="after")
@@ -330,9 +413,11 @@ class JobSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
-        Not in it: the name, where the data lies, workers' numbers, loader processes, what is kept and measured.
+        Not in it: the name, where the data lies, workers' numbers, loader processes, what is kept, measured and said.
         """
-        document = self.model_dump(mode="json", exclude={"name": True, "evaluate": True, "index": True})
+        beside = {"name": True, "evaluate": True, "watch": True, "index": True}
+        document = self.model_dump(mode="json", exclude=beside)
+        del document["model"]["card"]
         for name in ("min", "max", "cpus"):
             del document["parallel"]["workers"][name]
         for name in ("loader_processes", "path"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 if TYPE_CHECKING:
     from raydml.progress import Progress
@@ -37,6 +38,7 @@ class _Live:
         self.task = task
 
     def __call__(self, news: Progress) -> None:
+        tell(self.bar.console, news.warnings)
         self.bar.update(
             self.task, description=news.phase, completed=news.step, total=news.steps, detail="  ".join(facts(news))
         )
@@ -52,11 +54,18 @@ class _Lines:
         self.last: tuple[object, ...] = ()
 
     def __call__(self, news: Progress) -> None:
+        tell(self.console, news.warnings)
         now, state = self.clock(), (news.phase, dict(news.metrics or {}))
         if state != self.last or now >= self.next_line:
             self.last, self.next_line = state, now + SECONDS_BETWEEN_LINES
             line = "  ".join([f"{news.phase} {news.step}/{news.steps}", *facts(news)])
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def tell(console: Console, warnings: Sequence[str]) -> None:
+    """A line for each rule that broke."""
+    for warning in warnings:
+        console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
 
 
 def facts(news: Progress) -> list[str]:

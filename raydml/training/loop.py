@@ -17,6 +17,7 @@ from raydml.losses import Objective, Verdict, evaluate_objective
 from raydml.parallel import STRATEGIES, Group
 from raydml.spec import JobSpec
 from raydml.training.state import TrainingState
+from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class StepReport:
     statistics: dict[str, Any]
     data_seconds: float
     step_seconds: float
+    health: Health
 
 
 class Trainer:
@@ -51,6 +53,7 @@ class Trainer:
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(self.model, self.objective, spec)
+        self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self._labels = dataset.training_labels
         self._check_dimension()
 
@@ -69,7 +72,8 @@ class Trainer:
     def run(self, until: int, after: Callable[[StepReport], bool]) -> None:
         """Steps up to `until`; `after` sees each committed step and says whether to go on.
 
-        Raises TrainingDiverged before the step commits, with the items of its batch.
+        Raises TrainingDiverged before the step commits, with the items of its batch; and after it, before the next
+        one, where a rule of `watch` says stop.
         """
         loader = self._loader(until)
         try:
@@ -77,11 +81,12 @@ class Trainer:
                 started = time.perf_counter()
                 batch = [next(loader) for _ in self.group.owned]
                 waited = time.perf_counter() - started
-                verdict, norm = self._step(batch)
+                verdict, norm, health = self._step(batch)
                 elapsed = time.perf_counter() - started
                 loss = float(verdict.loss)
-                if not after(StepReport(self.state.step, loss, norm, verdict.statistics, waited, elapsed)):
+                if not after(StepReport(self.state.step, loss, norm, verdict.statistics, waited, elapsed, health)):
                     return
+                stop_where_told(health, self.state.step)
         finally:
             loader.close()
 
@@ -92,10 +97,11 @@ class Trainer:
         spec = self.spec
         return slices(self.dataset, self.plan, spec.data, spec.seed, keys(), spec.data.loader_processes)
 
-    def _step(self, batch: list[Slice]) -> tuple[Verdict, float]:
-        """One step: forward, objective over the global batch, pullback, commit."""
+    def _step(self, batch: list[Slice]) -> tuple[Verdict, float, Health]:
+        """One step: forward, objective over the global batch, pullback, commit; then a look at its health."""
         step = self.state.step
-        embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
+        with head_norms(self.model, self.monitor.due(step + 1)) as norms:
+            embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
@@ -105,7 +111,18 @@ class Trainer:
             raise self._diverged(f"the gradient's norm is {norm}", self.group.gather_slices(verdict.cotangents), step)
         self.strategy.commit()
         self.objective.commit(embeddings, labels)
-        return verdict, norm
+        return verdict, norm, self._look(embeddings, labels, verdict, norms)
+
+    def _look(self, embeddings: Tensor, labels: Tensor, verdict: Verdict, norms: list[Tensor]) -> Health:
+        """Health after the step that has just committed; `norms` are those of the own slices' rows.
+
+        All take the first worker's, so that all stop together: one that came later has seen less.
+        """
+        if not self.monitor.due(self.state.step):
+            return Health()
+        lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
+        health = self.monitor.look(embeddings, labels, verdict, lengths, self.objective)
+        return self.group.objects(health)[0]  # type: ignore[no-any-return]
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)

@@ -35,6 +35,11 @@ class RunRecord:
         """Append one line to the metrics; ResourceError where the disk is full."""
         append_line(self.metrics_path, json.dumps(values))
 
+    def warnings(self) -> list[dict[str, Any]]:
+        """Rules of `watch` that were broken so far: step, rule, action and message of each."""
+        lines = read_lines(self.metrics_path)[0] if self.metrics_path.exists() else []
+        return [{"step": line["step"], **line["warning"]} for line in lines if "warning" in line]
+
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and a last line cut short by a kill."""
         if self.metrics_path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,14 @@ class Worker:
                 loss=report.loss,
                 gradient_norm=report.gradient_norm,
                 **report.statistics,
+                **report.health.values,
                 workers=self.group.size,
                 data_seconds=round(report.data_seconds, 5),
                 step_seconds=round(report.step_seconds, 5),
                 time=round(time.time(), 3),
             )
+            for alarm in report.health.alarms:
+                self.record.log(step=report.step, warning=asdict(alarm), time=round(time.time(), 3))
 
     def _validate(self, step: int) -> bool:
         """Measure the validation classes; whether this is the best so far."""

@@ -47,6 +47,10 @@ def test_one_spec_from_data_to_collection(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.world_size_history == [{"step": 0, "workers": 2}]
     assert run.metrics["map_at_r"] > 0 and run.baseline["queries"] == run.metrics["queries"]
     assert seen[-1] == 30
+    assert (
+        f"| map_at_r | {run.baseline['map_at_r']:.4f} | {run.metrics['map_at_r']:.4f} |"
+        in (run.model / "README.md").read_text()
+    )
     collection = run.collection
     assert collection.count() == run.metrics["queries"]
     item = collection.ids[0]

@@ -200,6 +200,15 @@ def test_a_terminal_sees_a_live_bar() -> None:
     assert "5/10" in console.export_text()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_broken_rule_is_told_at_once_and_once(terminal: bool) -> None:
+    console = Console(force_terminal=terminal, width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file, progress(console) as listen:
+        listen(Progress("training", 5, 10, warnings=("step 5: collapse: [0.1]",)))
+        listen(Progress("training", 6, 10))
+    assert console.export_text().count("warning: step 5: collapse: [0.1]") == 1
+
+
 def test_json_keeps_the_output_of_child_processes_off_stdout(tmp_path: Path) -> None:
     script = (
         "import os\nfrom raydml.cli.output import answering\n"
