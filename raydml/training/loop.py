@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,7 +121,8 @@ class Trainer:
         if not self.monitor.due(self.state.step):
             return Health()
         lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
-        health = self.monitor.look(embeddings, labels, verdict, lengths, self.objective)
+        whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
+        health = self.monitor.look(embeddings, labels, whole, lengths, self.objective)
         return self.group.objects(health)[0]  # type: ignore[no-any-return]
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
