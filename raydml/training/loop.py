@@ -21,11 +21,14 @@ from raydml.training.state import TrainingState
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did; the same on every worker but for the times, which are this worker's, in seconds."""
+    """What one step did; the same on every worker but for the times, which are this worker's, in seconds.
+
+    With fp16 the statistics hold `loss_scale`, and `skipped` where the step overflowed: then there is no norm.
+    """
 
     step: int
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
     statistics: dict[str, Any]
     data_seconds: float
     step_seconds: float
@@ -78,8 +81,8 @@ class Trainer:
                 waited = time.perf_counter() - started
                 verdict, norm = self._step(batch)
                 elapsed = time.perf_counter() - started
-                loss = float(verdict.loss)
-                if not after(StepReport(self.state.step, loss, norm, verdict.statistics, waited, elapsed)):
+                loss, statistics = float(verdict.loss), verdict.statistics | self._scaling(norm)
+                if not after(StepReport(self.state.step, loss, norm, statistics, waited, elapsed)):
                     return
         finally:
             loader.close()
@@ -91,20 +94,57 @@ class Trainer:
         spec = self.spec
         return slices(self.dataset, self.plan, spec.data, spec.seed, keys(), spec.data.loader_processes)
 
-    def _step(self, batch: list[Slice]) -> tuple[Verdict, float]:
-        """One step: forward, objective over the global batch, pullback, commit."""
+    def _step(self, batch: list[Slice]) -> tuple[Verdict, float | None]:
+        """One step: forward, objective over the global batch, pullback, commit; no norm where it was skipped."""
         step = self.state.step
-        embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
+        inputs = [part.inputs for part in batch]
+        embeddings = self.group.gather_slices(self.strategy.forward(inputs, step))
+        # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
+        overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
+        if overflow:
+            embeddings = self.group.gather_slices(self.strategy.forward_in_float32(inputs, step))
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed)
         self._check_loss(verdict, embeddings, step)
-        gradients = self.strategy.pullback(self._own_rows(verdict.cotangents))
-        norm = self.state.update([*gradients, *verdict.weights])
-        if not math.isfinite(norm):
+        if overflow:  # a lower scale would not mend it
+            self._skip(verdict, back_off=False)
+            return verdict, None
+        norm = self.state.update([*self._gradients(verdict), *verdict.weights])
+        if math.isfinite(norm):
+            self.strategy.commit()
+            self.objective.commit(embeddings, labels)
+            return verdict, norm
+        exact = [verdict.cotangents, *verdict.weights]  # float32: these do not overflow
+        if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
             raise self._diverged(f"the gradient's norm is {norm}", verdict.cotangents, step)
-        self.strategy.commit()
-        self.objective.commit(embeddings, labels)
-        return verdict, norm
+        self._skip(verdict, back_off=True)
+        return verdict, None
+
+    def _gradients(self, verdict: Verdict) -> list[Tensor]:
+        """The model's gradients; with fp16 scaled on their way through it."""
+        own = self._own_rows(verdict.cotangents)
+        if self.state.scaler is None:
+            return self.strategy.pullback(own)
+        scale = float(self.state.scaler.scale)
+        return [gradient / scale for gradient in self.strategy.pullback(own * scale)]
+
+    def _skip(self, verdict: Verdict, *, back_off: bool) -> None:
+        """Pass over a step; every worker decides alike, for all hold the same embeddings and the same sum."""
+        scaler = self.state.scaler
+        assert scaler is not None
+        if scaler.exhausted(back_off=back_off):
+            where = f"gradients at loss scale {float(scaler.scale):g}" if back_off else "embeddings"
+            raise self._diverged(
+                f"{where} overflow float16, after {int(scaler.skipped)} skipped steps in a row (bf16 and float32 "
+                f"reach further)",
+                verdict.cotangents,
+                self.state.step,
+            )
+        self.state.skip(back_off=back_off)
+
+    def _scaling(self, norm: float | None) -> dict[str, Any]:
+        scaler = self.state.scaler
+        return {} if scaler is None else {"loss_scale": float(scaler.scale), "skipped": norm is None}
 
     def _own_rows(self, rows: Tensor) -> Tensor:
         size = self.spec.batch.slice_size

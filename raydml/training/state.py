@@ -1,4 +1,4 @@
-"""Everything that a step changes: model, objective, optimiser, step; as named tensors, and as one SHA-256."""
+"""Everything that a step changes: model, objective, optimiser, loss scale, step; as named tensors and one SHA-256."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raydml.errors import CheckpointError, SpecError
 from raydml.models import has_prefix
 from raydml.spec import AdamW, JobSpec, OptimizerSpec, ScheduleSpec, Sgd
+from raydml.training.scaling import LossScaler
 
 
 class TrainingState:
@@ -23,6 +24,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, objective: nn.Module, spec: JobSpec) -> None:
         self.model, self.objective, self.spec = model, objective, spec
         self.step = 0
+        self.scaler = LossScaler() if spec.parallel.precision == "fp16" else None
         named = [(f"model.{name}", value) for name, value in model.named_parameters() if value.requires_grad]
         named += [(f"objective.{name}", value) for name, value in objective.named_parameters()]
         self._names = {id(value): name for name, value in named}
@@ -47,8 +49,16 @@ class TrainingState:
                 group["lr"] = self.spec.train.optimizer.lr * own * factor
             self.optimizer.step()
             self.step += 1
+            if self.scaler is not None:
+                self.scaler.after_step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def skip(self, *, back_off: bool) -> None:
+        """Pass over a step that overflowed float16: only the step number and the loss scale move."""
+        assert self.scaler is not None
+        self.scaler.after_skip(back_off=back_off)
+        self.step += 1
 
     def _clipped_norm(self, gradients: Sequence[Tensor]) -> float:
         """L2 norm of all gradients together; `clip_norm` then shortens them in place."""
@@ -61,6 +71,8 @@ class TrainingState:
         """Every tensor of the state by name, as it is (not copied)."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        if self.scaler is not None:
+            named |= {f"scaler.{name}": value for name, value in self.scaler.state_dict().items()}
         for parameter, slots in self.optimizer.state.items() if self.optimizer else ():
             prefix = f"optimizer.{self._names[id(parameter)]}"
             named |= {f"{prefix}.{slot}": value for slot, value in slots.items() if value is not None}
@@ -71,6 +83,8 @@ class TrainingState:
         try:
             self.model.load_state_dict(_below(tensors, "model."))
             self.objective.load_state_dict(_below(tensors, "objective."))
+            if self.scaler is not None:
+                self.scaler.load_state_dict(_below(tensors, "scaler."))
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint belongs to another model or loss: {error}") from error
         for parameter in self.parameters if self.optimizer else ():

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment": {"errors"},
     "progress": {"spec", "training"},
     "run": UPPER | {"specfile", "environment", "progress"},
-    "plan": BASE | {"membership", "data", "models"},
+    "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "progress", "report", "specfile"},
