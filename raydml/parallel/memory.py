@@ -104,7 +104,7 @@ class SavedBytes:
         if storage.data_ptr() not in self._own:
             self._kept[storage.data_ptr()] = storage.nbytes()
             self._alive.append(tensor)
-        return tensor
+        return tensor.detach()  # a graph that holds its own output would never be freed
 
 
 def worker_share(spec: JobSpec, world_size: int, device: torch.device) -> int:
