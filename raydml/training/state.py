@@ -42,8 +42,10 @@ class TrainingState:
             return 0.0
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = self._clipped_norm(gradients)
-        if math.isfinite(norm):
+        norm = nn.utils.get_total_norm(gradients)
+        if bool(norm.isfinite()):
+            if self.spec.train.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)
             factor = learning_rate_factor(self.spec.train.schedule, self.step, self.spec.train.steps)
             for group, own in zip(self.optimizer.param_groups, self._factors, strict=True):
                 group["lr"] = self.spec.train.optimizer.lr * own * factor
@@ -52,20 +54,13 @@ class TrainingState:
             if self.scaler is not None:
                 self.scaler.after_step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return float(norm)
 
     def skip(self, *, back_off: bool) -> None:
         """Pass over a step that overflowed float16: only the step number and the loss scale move."""
         assert self.scaler is not None
         self.scaler.after_skip(back_off=back_off)
         self.step += 1
-
-    def _clipped_norm(self, gradients: Sequence[Tensor]) -> float:
-        """L2 norm of all gradients together; `clip_norm` then shortens them in place."""
-        norm = nn.utils.get_total_norm(gradients)
-        if self.spec.train.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)
-        return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, as it is (not copied)."""
