@@ -48,7 +48,7 @@ class DataParallel:
         self._generators: list[torch.Generator] = []
         if self._together:
             convert_dropout(model, self._generators)
-        self._memory: Memory | None = None  # measured by the first slice that runs
+        self._memory: Memory | None = None  # measured by the first slice, where memory is auto
         self._step = 0
         self._inputs: Sequence[Tensor] = ()
         self._seen: list[Tensor] = []  # embeddings of the first pass, a slice each
@@ -96,17 +96,22 @@ class DataParallel:
         self._runs.append(run if kept else None)
 
     def _first_pass(self, slot: int) -> None:
-        saved = SavedBytes(self.model)
-        with nullcontext() if self._memory else saved.counting():
-            run = self._slice(slot, self._spec.parallel.precision)
-        if self._memory is None:
+        precision = self._spec.parallel.precision
+        if self._spec.parallel.memory == "auto" and self._memory is None:
+            saved = SavedBytes(self.model)
+            with saved.counting():
+                run = self._slice(slot, precision)
             self._memory = memory_of(self._spec, self.model, saved.total, self._inputs[slot].nbytes)
-        self._hold(run, kept=self._keeps(self._memory))
+        else:
+            run = self._slice(slot, precision)
+        self._hold(run, kept=self._keeps())
 
-    def _keeps(self, memory: Memory) -> bool:
+    def _keeps(self) -> bool:
         """Whether graphs wait for the pullback, with the slices and workers that there are now."""
+        if self._memory is None:
+            return self._spec.parallel.memory == "keep"
         share = worker_share(self._spec, self._group.size, self._device)
-        return choose(self._spec, memory, len(self._group.owned), share) == "keep"
+        return choose(self._spec, self._memory, len(self._group.owned), share) == "keep"
 
     def _second_pass(self, slot: int) -> Run:
         run = self._slice(slot, self._spec.parallel.precision)
