@@ -114,6 +114,16 @@ def test_a_share_is_the_machine_divided_by_the_workers_that_can_be_on_it(monkeyp
     assert 2**28 < machine_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@pytest.mark.parametrize(("limit", "wanted"), [("123456789\n", 123456789), ("max\n", None), (f"{2**62}\n", None)])
+def test_the_limit_of_a_control_group_counts_where_it_is_below_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, wanted: int | None
+) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr("raydml.parallel.memory.CGROUP_LIMITS", (str(tmp_path / "memory.max"), str(tmp_path / "none")))
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine_bytes.__wrapped__() == (wanted or physical)
+
+
 def test_counting_sees_each_storage_once_and_changes_no_gradient() -> None:
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 3))
     inputs = torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
