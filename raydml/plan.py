@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raydml.data import DataReport, Dataset, SamplingPlan
 from raydml.errors import DataError
 from raydml.membership import share
 from raydml.models import build_model
-from raydml.spec import CustomBackbone, JobSpec, Sgd
+from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
+from raydml.spec import CustomBackbone, JobSpec
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,13 @@ class SplitSize:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of the training state: what every worker holds, and what each of its slices adds.
+class Choice:
+    """Bytes of the fullest worker either way, its share of the machine, and what `parallel.memory` makes of them."""
 
-    Counted: parameters, gradients (those of one slice and the partial sums that wait beside them), the optimiser's
-    moments, and what autograd keeps of the forward pass of one slice (measured), for every slice that a worker holds.
-    Not counted: the data, the loss, the libraries themselves (about 0.5 GB).
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations_per_slice: int
-    tree: bool
-
-    def worker(self, num_slices: int) -> int:
-        """Bytes of a worker that holds this many slices; the fixed tree keeps a partial sum per level."""
-        sets = 1 + (num_slices.bit_length() if self.tree else 1)
-        return self.parameters + sets * self.gradients + self.optimizer + num_slices * self.activations_per_slice
+    keep: int
+    recompute: int
+    share: int
+    chosen: str
 
 
 @dataclass(frozen=True)
@@ -58,15 +50,26 @@ class Plan:
     parameters: int | None
     trained_parameters: int | None
     memory: Memory | None
+    device: torch.device
 
     @property
     def exactness(self) -> str:
         """The level of exactness that the spec reaches."""
         return self.spec.exactness
 
+    def choice(self, world_size: int) -> Choice | None:
+        """What the fullest worker among this many does with its slices, as if all of them ran on this machine."""
+        if self.memory is None:
+            return None
+        held = max(map(len, self.slices[world_size]))
+        share = worker_share(self.spec, world_size, self.device)
+        chosen = choose(self.spec, self.memory, held, share)
+        return Choice(self.memory.keep(held), self.memory.recompute(held), share, chosen)
+
     def worker_bytes(self, world_size: int) -> int | None:
-        """Memory of the fullest worker among this many."""
-        return self.memory.worker(max(map(len, self.slices[world_size]))) if self.memory else None
+        """Memory of the fullest worker among this many, as it is chosen."""
+        choice = self.choice(world_size)
+        return None if choice is None else choice.keep if choice.chosen == "keep" else choice.recompute
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -85,6 +88,7 @@ class Plan:
             "trained_parameters": self.trained_parameters,
             "memory": asdict(self.memory) if self.memory else None,
             "worker_bytes": {str(size): self.worker_bytes(size) for size in self.slices},
+            "choices": {str(size): asdict(choice) for size in self.slices if (choice := self.choice(size))},
             "exactness": self.exactness,
         }
 
@@ -108,6 +112,7 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
         parameters=None if model is None else sum(p.numel() for p in model.parameters()),
         trained_parameters=None if model is None else sum(p.numel() for p in _trained(model)),
         memory=None if model is None else _memory(spec, dataset, model),
+        device=_device(spec),
     )
 
 
@@ -139,33 +144,24 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def _device(spec: JobSpec) -> torch.device:
+    """Where workers would run on this machine."""
+    wanted = spec.parallel.device
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
-    width = 8 if spec.parallel.precision == "float64" else 4
-    trained = sum(parameter.numel() for parameter in _trained(model)) * width
-    optimizer = spec.train.optimizer
-    moments = (1 if optimizer.momentum else 0) if isinstance(optimizer, Sgd) else 2
-    return Memory(
-        parameters=sum(parameter.numel() for parameter in model.parameters()) * width,
-        gradients=trained,
-        optimizer=moments * trained,
-        activations_per_slice=kept_by_forward(model, (spec.batch.slice_size, *dataset.input_shape)) * width // 4,
-        tree=spec.exactness == "bitwise",
-    )
+    shape = (spec.batch.slice_size, *dataset.input_shape)
+    precision = spec.parallel.precision
+    activations = kept_by_forward(model, shape, precision)
+    return memory_of(spec, model, activations, 4 * math.prod(shape))
 
 
-def kept_by_forward(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that autograd keeps for the backward pass of float32 inputs of this shape, parameters left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # or the allocator would hand an address out twice
-
-    def remember(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str) -> int:
+    """Bytes that autograd keeps for the backward pass of inputs of this shape, parameters left out."""
+    saved = SavedBytes(model)
+    # float16 is slow on a CPU: bfloat16 is as wide.
+    low = torch.autocast("cpu", torch.bfloat16) if precision in AUTOCAST else nullcontext()
+    with saved.counting(), low:
         model.train()(torch.zeros(shape))
-    return sum(kept.values())
+    return saved.total * (2 if precision == "float64" else 1)

@@ -185,6 +185,9 @@ class WorkersSpec(Frozen):
         1, ge=1, le=256, description="CPU threads of a worker; part of the arithmetic, so part of the spec"
     )
     cpus: float = Field(1.0, gt=0, le=256, description="CPUs that a worker reserves in Ray")
+    memory: float | None = Field(
+        None, gt=0, le=2**20, description="GiB a worker may use, for memory: auto; default: its share of the machine"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -206,8 +209,13 @@ class ParallelSpec(Frozen):
     numerics: Literal["bitwise", "fast"] = Field(
         "bitwise", description="fixed-tree reduction (the same bits for any workers) or plain all-reduce (exact)"
     )
-    precision: Literal["float32", "bf16", "float64"] = Field(
-        "float32", description="of the model; losses never run below float32"
+    memory: Literal["keep", "recompute", "auto"] = Field(
+        "auto",
+        description="keep the graphs of all own slices, or recompute them one at a time (the same bits, one slice's "
+        "activations, a second forward); auto: keep what fits into half of a worker's memory",
+    )
+    precision: Literal["float32", "bf16", "fp16", "float64"] = Field(
+        "float32", description="of the model; losses never run below float32; fp16 scales the loss, and skips overflows"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU per worker where the cluster has them"
@@ -404,6 +412,15 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _slices_that_meet_run_once(self) -> Self:
+        if self.model.batch_norm == "synchronised" and self.parallel.memory == "recompute":
+            raise ValueError(
+                "parallel.memory: recompute runs slices one at a time, and batch_norm: synchronised needs them all at "
+                "once: choose memory: keep, or batch_norm: per_slice or group"
+            )
+        return self
+
     @property
     def exactness(self) -> Literal["bitwise", "exact"]:
         """The level of DESIGN's first promise that this spec reaches."""
@@ -413,13 +430,15 @@ class JobSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
-        Not in it: the name, where the data lies, workers' numbers, loader processes, what is kept, measured and said.
+        Not in it: the name, where the data lies, workers' numbers and memory, loader processes, what is kept, measured
+        and said.
         """
         beside = {"name": True, "evaluate": True, "watch": True, "index": True}
         document = self.model_dump(mode="json", exclude=beside)
         del document["model"]["card"]
-        for name in ("min", "max", "cpus"):
+        for name in ("min", "max", "cpus", "memory"):
             del document["parallel"]["workers"][name]
+        del document["parallel"]["memory"]  # the same bits
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)
         for name in ("evaluate_every", "checkpoint_every", "keep_last", "export"):

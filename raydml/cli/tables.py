@@ -95,11 +95,14 @@ def _splits(plan: Plan) -> Table:
 
 
 def _workers(plan: Plan) -> Table:
-    table = Table("workers", "slices of each", "memory of the fullest", title="workers", title_justify="left")
+    table = Table("workers", "slices of each", title="workers", title_justify="left")
+    for heading in ("keep", "recompute", "share of this machine", "the fullest does"):
+        table.add_column(heading)
     for world_size, held in plan.slices.items():
-        memory = plan.worker_bytes(world_size)
+        choice = plan.choice(world_size)
+        sizes = [size(value) for value in (choice.keep, choice.recompute, choice.share)] if choice else ["-"] * 3
         ranges = "  ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in held)
-        table.add_row(str(world_size), ranges, "-" if memory is None else size(memory))
+        table.add_row(str(world_size), ranges, *sizes, choice.chosen if choice else plan.spec.parallel.memory)
     return table
 
 
@@ -116,8 +119,8 @@ def _plan_facts(plan: Plan) -> Table:
     if plan.memory:
         facts["memory counts"] = (
             f"parameters {size(plan.memory.parameters)}, gradients {size(plan.memory.gradients)} a set, "
-            f"optimiser {size(plan.memory.optimizer)}, activations {size(plan.memory.activations_per_slice)} a slice; "
-            f"not the data, the loss and the libraries"
+            f"optimiser {size(plan.memory.optimizer)}, inputs {size(plan.memory.inputs_per_slice)} and activations "
+            f"{size(plan.memory.activations_per_slice)} a slice; not the data, the loss and the libraries"
         )
     return _facts(facts)
 

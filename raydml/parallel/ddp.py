@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,31 +14,45 @@ from raydml.errors import SpecError
 from raydml.models import has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
 from raydml.parallel.group import Group
+from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
-from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
 from raydml.spec import JobSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One pass through the model: embeddings with their graph, and the statistics of the batch norms it met."""
+
+    embeddings: Tensor
+    norms: list[CollectingBatchNorm]
+    statistics: list[Tensor]
 
 
 class DataParallel:
     """Runs the slices that a worker owns, one after another, each with its own randomness and statistics.
 
+    The graphs of all own slices are kept for the pullback; or dropped, and made again there one at a time, from the
+    same inputs and the same randomness: the same bits with the activations of one slice (GradCache, Gao et al. 2021).
+    The first pass runs with gradients too, so that both passes take the same kernels; its graph goes with its slice.
     With synchronised batch norm all own slices go through the model at once, for their layers must meet.
     """
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._seed, self._group, self._device = spec.seed, group, device
-        self._frozen = spec.model.frozen
-        self._precision = spec.parallel.precision
+        self._spec, self._group, self._device = spec, group, device
         self._norms = convert_batch_norm(model, spec.model.batch_norm, group)
         self._together = spec.model.batch_norm == "synchronised"
         self._bitwise = spec.exactness == "bitwise"
         self._generators: list[torch.Generator] = []
         if self._together:
             convert_dropout(model, self._generators)
-        self._graphs: list[Tensor] = []
-        self._statistics: list[list[Tensor]] = []
+        self._memory: Memory | None = None  # measured by the first slice, where memory is auto
+        self._step = 0
+        self._inputs: Sequence[Tensor] = ()
+        self._seen: list[Tensor] = []  # embeddings of the first pass, a slice each
+        self._runs: list[Run | None] = []  # None: made again in the pullback
         self._moved: list[CollectingBatchNorm] = []
         self._reduced: list[Tensor] = []
         self._checked = False
@@ -47,7 +62,7 @@ class DataParallel:
         """Training mode; frozen parts stay as in evaluation, so that their running statistics stay too."""
         self.model.train()
         for name, module in self.model.named_modules():
-            if any(has_prefix(name, prefix) for prefix in self._frozen):
+            if any(has_prefix(name, prefix) for prefix in self._spec.model.frozen):
                 module.eval()
 
     def forward(self, inputs: Sequence[Tensor], step: int) -> Tensor:
@@ -56,51 +71,116 @@ class DataParallel:
         Raises SpecError where the model keeps state in its forward that cannot be undone.
         """
         before = self._traces()
-        owned = self._group.owned
-        self._graphs, self._statistics = [], []
+        self._begin(inputs, step)
         if self._together:
-            self._seed_generators(step)
-            self._graphs.append(self._run(torch.cat(list(inputs))))
+            self._hold(self._all_slices(self._spec.parallel.precision), kept=True)
         else:
-            for index, part in zip(owned, inputs, strict=True):
-                with keyed_randomness(self._device, self._seed, "model", step, index):
-                    self._graphs.append(self._run(part))
+            for slot in range(len(inputs)):
+                self._first_pass(slot)
         self._check(before)
-        return torch.cat([graph.detach() for graph in self._graphs])
+        return torch.cat(self._seen)
 
-    def _run(self, inputs: Tensor) -> Tensor:
+    @torch.no_grad()
+    def forward_in_float32(self, inputs: Sequence[Tensor], step: int) -> Tensor:
+        """The embeddings that `forward` would give without autocast; there is nothing to pull back through."""
+        self._begin(inputs, step)
+        if self._together:
+            return self._all_slices("float32").embeddings
+        return torch.cat([self._slice(slot, "float32").embeddings for slot in range(len(inputs))])
+
+    def _begin(self, inputs: Sequence[Tensor], step: int) -> None:
+        self._inputs, self._step, self._seen, self._runs = inputs, step, [], []
+
+    def _hold(self, run: Run, *, kept: bool) -> None:
+        self._seen.append(run.embeddings.detach())
+        self._runs.append(run if kept else None)
+
+    def _first_pass(self, slot: int) -> None:
+        precision = self._spec.parallel.precision
+        if self._spec.parallel.memory == "auto" and self._memory is None:
+            saved = SavedBytes(self.model)
+            with saved.counting():
+                run = self._slice(slot, precision)
+            self._memory = memory_of(self._spec, self.model, saved.total, self._inputs[slot].nbytes)
+        else:
+            run = self._slice(slot, precision)
+        self._hold(run, kept=self._keeps())
+
+    def _keeps(self) -> bool:
+        """Whether graphs wait for the pullback, with the slices and workers that there are now."""
+        if self._memory is None:
+            return self._spec.parallel.memory == "keep"
+        share = worker_share(self._spec, self._group.size, self._device)
+        return choose(self._spec, self._memory, len(self._group.owned), share) == "keep"
+
+    def _second_pass(self, slot: int) -> Run:
+        run = self._slice(slot, self._spec.parallel.precision)
+        if self._bitwise and not torch.equal(run.embeddings.detach(), self._seen[slot]):
+            raise SpecError(
+                "the model's forward gives other embeddings when it runs a second time on the same inputs with the "
+                "same randomness: it keeps state or changes its inputs in place, choose parallel.memory: keep"
+            )
+        return run
+
+    def _all_slices(self, precision: str) -> Run:
+        self._generators[:] = [
+            torch.Generator(self._device).manual_seed(key(self._spec.seed, "model", self._step, index))
+            for index in self._group.owned
+        ]
+        return self._run(torch.cat(list(self._inputs)), precision)
+
+    def _slice(self, slot: int, precision: str) -> Run:
+        with keyed_randomness(self._device, self._spec.seed, "model", self._step, self._group.owned[slot]):
+            return self._run(self._inputs[slot], precision)
+
+    def _run(self, inputs: Tensor, precision: str) -> Run:
         for norm in self._norms:
             norm.start()
-        low = self._precision == "bf16"
-        kind = torch.float64 if self._precision == "float64" else torch.float32
-        with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
+        low = AUTOCAST.get(precision)
+        kind = torch.float64 if precision == "float64" else torch.float32
+        with torch.autocast(self._device.type, low) if low else nullcontext():
             embeddings: Tensor = self.model(inputs.to(self._device, kind))
-        self._moved = [norm for norm in self._norms for _ in norm.pending]
-        self._statistics.append([value for norm in self._norms for pair in norm.pending for value in pair])
-        return embeddings.to(kind)
+        met = [norm for norm in self._norms for _ in norm.pending]
+        statistics = [value for norm in self._norms for pair in norm.pending for value in pair]
+        return Run(embeddings.to(kind), met, statistics)
 
     def pullback(self, cotangents: Tensor) -> list[Tensor]:
-        """dL/d(own embeddings), (own slices x S, dimension) -> gradients of `parameters`, summed over all workers."""
-        parts = torch.split(cotangents, [graph.shape[0] for graph in self._graphs])
+        """dL/d(own embeddings), (own slices x S, dimension) -> gradients of `parameters`, summed over all workers.
+
+        Raises SpecError where a graph that is made again is another one.
+        """
+        parts = torch.split(cotangents, [len(rows) for rows in self._seen])
         if self._bitwise:
             accumulator = TreeAccumulator(self._group.num_slices)
             for slot, index in enumerate(self._group.owned):
-                gradients = self._gradients(self._graphs[slot : slot + 1], parts[slot : slot + 1])
-                accumulator.add(index, [*gradients, *self._statistics[slot]])
+                accumulator.add(index, self._leaf(slot, parts[slot]))
             total = tree_sum(accumulator, self._group)
         else:
             total = self._plain(parts)
-        self._graphs = []
+        self._begin((), self._step)
         count = len(self.parameters)
         self._reduced = total[count:]
         return total[:count]
 
+    def _leaf(self, slot: int, cotangent: Tensor) -> list[Tensor]:
+        """Gradients and statistics of one slice."""
+        run = self._runs[slot] or self._second_pass(slot)
+        self._moved = run.norms
+        return [*self._gradients([run.embeddings], [cotangent]), *run.statistics]
+
     def _plain(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """One backward pass through all own slices: autograd sums their gradients."""
-        total = self._gradients(self._graphs, parts)
+        """One backward pass through all own slices, where autograd sums their gradients; or one for each."""
+        runs = [run for run in self._runs if run is not None]
+        if len(runs) < len(parts):
+            total = self._leaf(0, parts[0])
+            for slot in range(1, len(parts)):
+                total = add(total, self._leaf(slot, parts[slot]))
+            return plain_sum(total, self._group)
+        self._moved = runs[0].norms
+        total = self._gradients([run.embeddings for run in runs], parts)
         if self._together:  # the statistics are the same on every worker already
-            return [*plain_sum(total, self._group), *self._statistics[0]]
-        statistics = [torch.stack(values).sum(0) for values in zip(*self._statistics, strict=True)]
+            return [*plain_sum(total, self._group), *runs[0].statistics]
+        statistics = [torch.stack(values).sum(0) for values in zip(*(run.statistics for run in runs), strict=True)]
         return plain_sum([*total, *statistics], self._group)
 
     def _gradients(self, graphs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
@@ -117,10 +197,6 @@ class DataParallel:
         for position, norm in enumerate(self._moved):
             mean, variance = self._reduced[2 * position : 2 * position + 2]
             norm.commit(mean / parts, variance / parts)
-
-    def _seed_generators(self, step: int) -> None:
-        seeds = [key(self._seed, "model", step, index) for index in self._group.owned]
-        self._generators[:] = [torch.Generator(self._device).manual_seed(seed) for seed in seeds]
 
     def _traces(self) -> list[Any]:
         if self._checked:

@@ -35,12 +35,13 @@ class TreeAccumulator:
                 break
             other = self.partial.pop(sibling)
             # Out of place: two entries of a leaf may be one tensor (the gradient of two equal addends).
-            value = _add(value, other) if node == left else _add(other, value)
+            value = add(value, other) if node == left else add(other, value)
             node = parent
         self.partial[node] = value
 
 
-def _add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+def add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """Entry by entry, out of place."""
     return list(torch._foreach_add(left, right)) if left else []
 
 

@@ -22,11 +22,14 @@ from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did; the same on every worker but for the times, which are this worker's, in seconds."""
+    """What one step did; the same on every worker but for the times, which are this worker's, in seconds.
+
+    With fp16 the statistics hold `loss_scale`, and `skipped` where the step overflowed: then there is no norm.
+    """
 
     step: int
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
     statistics: dict[str, Any]
     data_seconds: float
     step_seconds: float
@@ -83,8 +86,8 @@ class Trainer:
                 waited = time.perf_counter() - started
                 verdict, norm, health = self._step(batch)
                 elapsed = time.perf_counter() - started
-                loss = float(verdict.loss)
-                if not after(StepReport(self.state.step, loss, norm, verdict.statistics, waited, elapsed, health)):
+                loss, statistics = float(verdict.loss), verdict.statistics | self._scaling(norm)
+                if not after(StepReport(self.state.step, loss, norm, statistics, waited, elapsed, health)):
                     return
                 stop_where_told(health, self.state.step)
         finally:
@@ -97,21 +100,61 @@ class Trainer:
         spec = self.spec
         return slices(self.dataset, self.plan, spec.data, spec.seed, keys(), spec.data.loader_processes)
 
-    def _step(self, batch: list[Slice]) -> tuple[Verdict, float, Health]:
-        """One step: forward, objective over the global batch, pullback, commit; then a look at its health."""
+    def _step(self, batch: list[Slice]) -> tuple[Verdict, float | None, Health]:
+        """One step: forward, objective over the global batch, pullback, commit, a look at its health.
+
+        There is no norm where it was skipped.
+        """
         step = self.state.step
+        inputs = [part.inputs for part in batch]
         with head_norms(self.model, self.monitor.due(step + 1)) as norms:
-            embeddings = self.group.gather_slices(self.strategy.forward([part.inputs for part in batch], step))
+            embeddings = self.group.gather_slices(self.strategy.forward(inputs, step))
+        # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
+        overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
+        if overflow:
+            embeddings = self.group.gather_slices(self.strategy.forward_in_float32(inputs, step))
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
-        gradients = self.strategy.pullback(verdict.cotangents)
-        norm = self.state.update([*gradients, *verdict.weights])
-        if not math.isfinite(norm):
-            raise self._diverged(f"the gradient's norm is {norm}", self.group.gather_slices(verdict.cotangents), step)
-        self.strategy.commit()
-        self.objective.commit(embeddings, labels)
-        return verdict, norm, self._look(embeddings, labels, verdict, norms)
+        if overflow:  # a lower scale would not mend it
+            self._skip(verdict, back_off=False)
+            return verdict, None, Health()
+        norm = self.state.update([*self._gradients(verdict), *verdict.weights])
+        if math.isfinite(norm):
+            self.strategy.commit()
+            self.objective.commit(embeddings, labels)
+            return verdict, norm, self._look(embeddings, labels, verdict, norms)
+        cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
+        exact = [cotangents, *verdict.weights]  # float32: these do not overflow
+        if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
+            raise self._diverged(f"the gradient's norm is {norm}", cotangents, step)
+        self._skip(verdict, back_off=True)
+        return verdict, None, Health()
+
+    def _gradients(self, verdict: Verdict) -> list[Tensor]:
+        """The model's gradients; with fp16 scaled on their way through it."""
+        if self.state.scaler is None:
+            return self.strategy.pullback(verdict.cotangents)
+        scale = float(self.state.scaler.scale)
+        return [gradient / scale for gradient in self.strategy.pullback(verdict.cotangents * scale)]
+
+    def _skip(self, verdict: Verdict, *, back_off: bool) -> None:
+        """Pass over a step; every worker decides alike, for all hold the same embeddings and the same sum."""
+        scaler = self.state.scaler
+        assert scaler is not None
+        if scaler.exhausted(back_off=back_off):
+            where = f"gradients at loss scale {float(scaler.scale):g}" if back_off else "embeddings"
+            raise self._diverged(
+                f"{where} overflow float16, after {int(scaler.skipped)} skipped steps in a row (bf16 and float32 "
+                f"reach further)",
+                self.group.gather_slices(verdict.cotangents),
+                self.state.step,
+            )
+        self.state.skip(back_off=back_off)
+
+    def _scaling(self, norm: float | None) -> dict[str, Any]:
+        scaler = self.state.scaler
+        return {} if scaler is None else {"loss_scale": float(scaler.scale), "skipped": norm is None}
 
     def _look(self, embeddings: Tensor, labels: Tensor, verdict: Verdict, norms: list[Tensor]) -> Health:
         """Health after the step that has just committed; `norms` are those of the own slices' rows.

@@ -1,4 +1,4 @@
-"""Everything that a step changes: model, objective, optimiser, step; as named tensors, and as one SHA-256."""
+"""Everything that a step changes: model, objective, optimiser, loss scale, step; as named tensors and one SHA-256."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raydml.errors import CheckpointError, SpecError
 from raydml.models import has_prefix
 from raydml.spec import AdamW, JobSpec, OptimizerSpec, ScheduleSpec, Sgd
+from raydml.training.scaling import LossScaler
 
 
 class TrainingState:
@@ -23,6 +24,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, objective: nn.Module, spec: JobSpec) -> None:
         self.model, self.objective, self.spec = model, objective, spec
         self.step = 0
+        self.scaler = LossScaler() if spec.parallel.precision == "fp16" else None
         named = [(f"model.{name}", value) for name, value in model.named_parameters() if value.requires_grad]
         named += [(f"objective.{name}", value) for name, value in objective.named_parameters()]
         self._names = {id(value): name for name, value in named}
@@ -40,27 +42,32 @@ class TrainingState:
             return 0.0
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = self._clipped_norm(gradients)
-        if math.isfinite(norm):
+        norm = nn.utils.get_total_norm(gradients)
+        if bool(norm.isfinite()):
+            if self.spec.train.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)
             factor = learning_rate_factor(self.spec.train.schedule, self.step, self.spec.train.steps)
             for group, own in zip(self.optimizer.param_groups, self._factors, strict=True):
                 group["lr"] = self.spec.train.optimizer.lr * own * factor
             self.optimizer.step()
             self.step += 1
+            if self.scaler is not None:
+                self.scaler.after_step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _clipped_norm(self, gradients: Sequence[Tensor]) -> float:
-        """L2 norm of all gradients together; `clip_norm` then shortens them in place."""
-        norm = nn.utils.get_total_norm(gradients)
-        if self.spec.train.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)
         return float(norm)
+
+    def skip(self, *, back_off: bool) -> None:
+        """Pass over a step that overflowed float16: only the step number and the loss scale move."""
+        assert self.scaler is not None
+        self.scaler.after_skip(back_off=back_off)
+        self.step += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, as it is (not copied)."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        if self.scaler is not None:
+            named |= {f"scaler.{name}": value for name, value in self.scaler.state_dict().items()}
         for parameter, slots in self.optimizer.state.items() if self.optimizer else ():
             prefix = f"optimizer.{self._names[id(parameter)]}"
             named |= {f"{prefix}.{slot}": value for slot, value in slots.items() if value is not None}
@@ -71,6 +78,8 @@ class TrainingState:
         try:
             self.model.load_state_dict(_below(tensors, "model."))
             self.objective.load_state_dict(_below(tensors, "objective."))
+            if self.scaler is not None:
+                self.scaler.load_state_dict(_below(tensors, "scaler."))
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint belongs to another model or loss: {error}") from error
         for parameter in self.parameters if self.optimizer else ():

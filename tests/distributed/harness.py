@@ -21,7 +21,7 @@ from raydml.training.process_group import form_group, leave_group
 from raydml.training.worker import Job, Worker
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.distributed.harness"])
+CONTEXT.set_forkserver_preload(["tests.distributed.harness", "torch._dynamo"])  # the optimiser imports the latter
 SECONDS = 300
 
 

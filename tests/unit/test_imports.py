@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"spec", "training"},
     "card": {"files", "spec"},
     "run": UPPER | {"specfile", "environment", "progress", "card"},
-    "plan": BASE | {"membership", "data", "models"},
+    "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "progress", "report", "specfile"},

@@ -78,7 +78,7 @@ def test_a_plan_leaves_a_custom_model_uncounted(arrays: Path) -> None:
 def test_kept_activations_are_the_tensors_that_backward_needs() -> None:
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 3))
     inputs, hidden = 7 * 10 * 4, 7 * 20 * 4  # the first layer keeps its input, ReLU and the second layer its output
-    assert kept_by_forward(model, (7, 10)) == inputs + hidden
+    assert kept_by_forward(model, (7, 10), "float32") == inputs + hidden
     assert torch.is_grad_enabled()
 
 
