@@ -89,6 +89,33 @@ class CustomData(DataBase):
 DataSpec = Annotated[GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")]
 
 
+class Uniform(Frozen):
+    """Passes over all classes: each class once a pass."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Frequency(Frozen):
+    """Each batch anew, a class weighted by its number of training images n, or by sqrt(n)."""
+
+    kind: Literal["frequency", "sqrt_frequency"]
+
+
+class Hierarchical(Frozen):
+    """Each batch anew: categories first, then classes of these categories, all alike (column `category`)."""
+
+    kind: Literal["hierarchical"] = "hierarchical"
+    categories_per_batch: int = Field(
+        1, ge=1, le=65536, description="G, categories in a global batch; P / G classes each"
+    )
+    small_categories: Literal["fail", "drop"] = Field(
+        "fail", description="a category with fewer than P / G classes is refused, or left out"
+    )
+
+
+SamplingSpec = Annotated[Uniform | Frequency | Hierarchical, Field(discriminator="kind")]
+
+
 class BatchSpec(Frozen):
     """The global batch: P classes x K samples, cut into V equal slices whatever the number of workers."""
 
@@ -98,6 +125,7 @@ class BatchSpec(Frozen):
     small_classes: Literal["repeat", "drop"] = Field(
         "repeat", description="a class with fewer than K images repeats them evenly, or is left out"
     )
+    sampling: SamplingSpec = Field(default_factory=lambda: Uniform(), description="which classes meet in a batch")
 
     @property
     def size(self) -> int:
@@ -116,6 +144,17 @@ class BatchSpec(Frozen):
             raise ValueError(
                 f"classes x samples = {self.classes} x {self.samples} = {self.size} rows cannot be cut into "
                 f"{self.virtual_workers} equal slices: choose virtual_workers from {divisors}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _categories_share_the_classes(self) -> Self:
+        sampling = self.sampling
+        if isinstance(sampling, Hierarchical) and self.classes % sampling.categories_per_batch:
+            divisors = [number for number in range(1, min(self.classes, 64) + 1) if self.classes % number == 0]
+            raise ValueError(
+                f"classes = {self.classes} cannot be shared equally by {sampling.categories_per_batch} categories: "
+                f"choose sampling.categories_per_batch from {divisors}"
             )
         return self
 

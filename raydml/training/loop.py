@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydml.data import Dataset, SamplingPlan, Slice, slices
+from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Objective, Verdict, evaluate_objective
 from raydml.parallel import STRATEGIES, Group
@@ -39,7 +39,7 @@ class Trainer:
     ) -> None:
         self.spec, self.dataset, self.group, self.device = spec, dataset, group, device
         kind = torch.float64 if spec.parallel.precision == "float64" else torch.float32
-        self.plan = SamplingPlan(dataset.training_labels, spec.batch, spec.seed)
+        self.plan = sampling_plan(dataset, spec.batch, spec.seed)
         self.model = model.to(device, kind)
         self.objective = Objective(
             spec.loss,
