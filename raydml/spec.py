@@ -360,6 +360,21 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _memory_holds_a_batch_and_is_used(self) -> Self:
+        memory = getattr(self.loss, "memory", None)
+        if memory is not None and memory.size < self.batch.size:
+            raise ValueError(
+                f"loss.memory.size = {memory.size} is less than one global batch of {self.batch.classes} x "
+                f"{self.batch.samples} = {self.batch.size} rows: raise it, by the paper to many batches"
+            )
+        if memory is not None and memory.start_step >= self.train.steps:
+            raise ValueError(
+                f"loss.memory.start_step = {memory.start_step} is never reached by train.steps = {self.train.steps}: "
+                f"lower it, or leave the memory out"
+            )
+        return self
+
     @property
     def exactness(self) -> Literal["bitwise", "exact"]:
         """The level of DESIGN's first promise that this spec reaches."""
