@@ -113,7 +113,19 @@ class Hierarchical(Frozen):
     )
 
 
-SamplingSpec = Annotated[Uniform | Frequency | Hierarchical, Field(discriminator="kind")]
+class HardClasses(Frozen):
+    """Classes with those that the model takes for them (hard negative class mining: Sohn, NeurIPS 2016).
+
+    Uniform up to the first refresh.
+    """
+
+    kind: Literal["hard_classes"] = "hard_classes"
+    neighbours: int = Field(3, ge=1, le=65535, description="m, nearest classes that come along; about P / (1 + m) lead")
+    refresh_every: int = Field(200, ge=1, description="steps between looks for the nearest classes")
+    images: int = Field(4, ge=1, le=1024, description="training images of a class whose mean embedding stands for it")
+
+
+SamplingSpec = Annotated[Uniform | Frequency | Hierarchical | HardClasses, Field(discriminator="kind")]
 
 
 class BatchSpec(Frozen):
@@ -155,6 +167,15 @@ class BatchSpec(Frozen):
             raise ValueError(
                 f"classes = {self.classes} cannot be shared equally by {sampling.categories_per_batch} categories: "
                 f"choose sampling.categories_per_batch from {divisors}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_fit_beside_their_class(self) -> Self:
+        if isinstance(self.sampling, HardClasses) and self.sampling.neighbours >= self.classes:
+            raise ValueError(
+                f"sampling.neighbours = {self.sampling.neighbours} and their class are more than the classes = "
+                f"{self.classes} of a batch: lower neighbours to {self.classes - 1} or less"
             )
         return self
 
@@ -357,6 +378,16 @@ class JobSpec(Frozen):
             raise ValueError(
                 f"batch_norm: per_slice needs at least 2 rows a slice, and {self.batch.size} rows in "
                 f"{self.batch.virtual_workers} slices leave 1: lower virtual_workers or choose batch_norm: group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hard_classes_are_looked_for(self) -> Self:
+        sampling = self.batch.sampling
+        if isinstance(sampling, HardClasses) and sampling.refresh_every >= self.train.steps:
+            raise ValueError(
+                f"batch.sampling.refresh_every = {sampling.refresh_every} comes to nothing in train.steps = "
+                f"{self.train.steps}: lower it, or choose uniform"
             )
         return self
 

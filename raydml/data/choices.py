@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raydml.data.randomness import exponentials, permutation, stream_key
 from raydml.errors import DataError
-from raydml.spec import BatchSpec, Hierarchical
+from raydml.spec import BatchSpec, HardClasses, Hierarchical
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +127,38 @@ def _too_few(num_large: int, num_categories: int, batch: BatchSpec) -> DataError
     )
 
 
+class WithNeighbours:
+    """Classes in random order, each followed by its nearest ones, until there are P; uniform while none are known.
+
+    neighbours: (C, m) positions in `candidates.numbers`, nearest first; -1 where none are known. What is chosen is
+    shuffled, so that similar classes do not share a slice and its statistics.
+    """
+
+    def __init__(self, candidates: Candidates, batch: BatchSpec, seed: int) -> None:
+        assert isinstance(batch.sampling, HardClasses)
+        self.numbers, self.size, self.seed = candidates.numbers, batch.classes, seed
+        self.neighbours = np.full((len(self.numbers), batch.sampling.neighbours), -1)
+        self.passes = Passes(candidates, batch, seed)
+
+    def classes(self, step: int) -> NDArray[np.int64]:
+        """See Choice."""
+        if self.neighbours[0, 0] < 0:
+            return self.passes.classes(step)
+        chosen: dict[int, None] = {}
+        for leader in permutation(stream_key(self.seed, "leaders", step), len(self.numbers)).tolist():
+            if leader not in chosen:
+                chosen |= dict.fromkeys([leader, *self.neighbours[leader].tolist()])
+            if len(chosen) >= self.size:
+                break
+        order = permutation(stream_key(self.seed, "places", step), self.size)
+        places = np.array(list(chosen)[: self.size], np.int64)[order]
+        return np.asarray(self.numbers[places])
+
+
 CHOICES: dict[str, Callable[[Candidates, BatchSpec, int], Choice]] = {
     "uniform": Passes,
     "frequency": Weighted,
     "sqrt_frequency": Weighted,
     "hierarchical": InCategories,
+    "hard_classes": WithNeighbours,
 }

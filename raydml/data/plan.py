@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydml.data.categories import class_categories
-from raydml.data.choices import CHOICES, Candidates
+from raydml.data.choices import CHOICES, Candidates, WithNeighbours
 from raydml.data.dataset import Dataset
 from raydml.data.randomness import random_bits, stream_key
 from raydml.errors import DataError
@@ -22,6 +22,8 @@ from raydml.spec import BatchSpec
 
 class SamplingPlan:
     """The order of the data: `batch(step)` is a pure function of (labels, spec, seed, step), no step needs another.
+
+    With hard_classes it is one of the table `neighbours` too, which training refreshes at fixed steps.
 
     labels: (num_train,) dense training labels 0..C-1; categories: (C,) of each class, for hierarchical sampling alone.
     DataError when fewer than P classes, or too few categories, are usable.
@@ -41,6 +43,7 @@ class SamplingPlan:
             raise _too_few(batch, len(counts), len(usable))
         self.batches_per_pass = len(usable) // batch.classes
         kept = tuple(categories[number] for number in usable) if categories else ()
+        self._usable = usable
         self.choice = CHOICES[batch.sampling.kind](Candidates(usable, counts[usable], kept), batch, seed)
         self._latest: tuple[int, NDArray[np.int64]] = (-1, usable)
 
@@ -66,11 +69,30 @@ class SamplingPlan:
             raise IndexError(f"step {step} is negative")
         return self.choice.classes(step)
 
+    @property
+    def neighbours(self) -> NDArray[np.int64] | None:
+        """(C, m) nearest classes of each usable class, by position among them; None: this sampling knows none."""
+        return self.choice.neighbours if isinstance(self.choice, WithNeighbours) else None
+
+    def learn(self, neighbours: NDArray[np.int64]) -> None:
+        """Take another table of neighbours for all further batches."""
+        assert isinstance(self.choice, WithNeighbours) and neighbours.shape == self.choice.neighbours.shape
+        self.choice.neighbours = neighbours
+        self._latest = (-1, self._usable)
+
+    def examples(self, step: int, count: int) -> list[NDArray[np.int64]]:
+        """Up to `count` positions among the training items for each usable class, drawn by (seed, step, class)."""
+        return [self._drawn("example", step, number)[:count] for number in self._usable.tolist()]
+
     def _samples(self, step: int, number: int) -> NDArray[np.int64]:
         """(K,) images of class `number`: the K with the smallest random numbers, smallest first."""
+        return np.resize(self._drawn("sample", step, number)[: self.spec.samples], self.spec.samples)
+
+    def _drawn(self, purpose: str, step: int, number: int) -> NDArray[np.int64]:
+        """All images of class `number` in random order."""
         members = self._members[number]
-        bits = random_bits(stream_key(self.seed, "sample", step, number), np.arange(len(members)))
-        return np.resize(members[np.argsort(bits, kind="stable")[: self.spec.samples]], self.spec.samples)
+        bits = random_bits(stream_key(self.seed, purpose, step, number), np.arange(len(members)))
+        return members[np.argsort(bits, kind="stable")]
 
 
 def sampling_plan(dataset: Dataset, batch: BatchSpec, seed: int) -> SamplingPlan:

@@ -15,7 +15,8 @@ from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Objective, Verdict, evaluate_objective
 from raydml.parallel import STRATEGIES, Group
-from raydml.spec import JobSpec
+from raydml.spec import HardClasses, JobSpec
+from raydml.training.neighbours import class_means, nearest_rows
 from raydml.training.state import TrainingState
 
 
@@ -49,7 +50,7 @@ class Trainer:
             dtype=kind,
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
-        self.state = TrainingState(self.model, self.objective, spec)
+        self.state = TrainingState(self.model, self.objective, spec, self.plan)
         self._labels = dataset.training_labels
         self._check_dimension()
 
@@ -70,6 +71,22 @@ class Trainer:
 
         Raises TrainingDiverged before the step commits, with the items of its batch.
         """
+        sampling = self.spec.batch.sampling
+        every = sampling.refresh_every if isinstance(sampling, HardClasses) else until
+        while (step := self.state.step) < until:
+            if isinstance(sampling, HardClasses) and step and step % every == 0:
+                self._learn_neighbours(sampling)
+            if not self._run_to(min(until, (step // every + 1) * every), after):
+                return
+
+    def _learn_neighbours(self, sampling: HardClasses) -> None:
+        """Of the state as it is at this step, so that a resumed run learns the same."""
+        examples = self.plan.examples(self.state.step, sampling.images)
+        means = class_means(examples, self.model, self.dataset, self.group, self.spec.model.dimension)
+        self.plan.learn(nearest_rows(means, sampling.neighbours, self.group, self.device))
+
+    def _run_to(self, until: int, after: Callable[[StepReport], bool]) -> bool:
+        """Steps up to `until`, whose batches are known by now; whether to go on."""
         loader = self._loader(until)
         try:
             while self.state.step < until:
@@ -80,7 +97,8 @@ class Trainer:
                 elapsed = time.perf_counter() - started
                 loss = float(verdict.loss)
                 if not after(StepReport(self.state.step, loss, norm, verdict.statistics, waited, elapsed)):
-                    return
+                    return False
+            return True
         finally:
             loader.close()
 

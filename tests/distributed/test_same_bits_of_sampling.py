@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from raydml.parallel import Group
 from raydml.spec import JobSpec
+from raydml.training import neighbours
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 
 TRAIN = {"steps": 6, "evaluate_every": 0}
+HARD = {"kind": "hard_classes", "neighbours": 2, "refresh_every": 2, "images": 3}
 MEMORY = {"size": 100, "start_step": 1}
 
 
@@ -55,9 +58,17 @@ def cases(folder: Path) -> dict[str, JobSpec]:
         "frequency, two loader processes": case({"kind": "frequency"}, **{"data.loader_processes": 2}),
         "sqrt_frequency": case({"kind": "sqrt_frequency"}),
         "hierarchical": case({"kind": "hierarchical", "categories_per_batch": 2}, **manifest(images)),
+        "hard_classes": case(HARD),
+        "hard_classes, two loader processes": case(HARD, **{"data.loader_processes": 2}),
         "memory, contrastive": case({"kind": "uniform"}, loss={"kind": "contrastive", "memory": MEMORY}),
         "memory, mined triplets, frequency": case({"kind": "frequency"}, loss=triplet),
     }
+
+
+def train_in_small_blocks(group: Group, given: Any) -> Any:
+    """As `train_cases`, with classes compared five at a time, so that several workers have some to compare."""
+    neighbours.BLOCK = 5
+    return train_cases(group, given)
 
 
 def test_one_sha256_for_one_two_and_three_workers(tmp_path: Path) -> None:
@@ -65,10 +76,11 @@ def test_one_sha256_for_one_two_and_three_workers(tmp_path: Path) -> None:
     assert all(json.loads(document)["parallel"]["precision"] == "float32" for document in documents.values())
     seen: dict[str, set[str]] = {name: set() for name in documents}
     for size in (1, 2, 3):
-        for result in run_processes(size, train_cases, (documents, str(tmp_path)), tmp_path):
+        for result in run_processes(size, train_in_small_blocks, (documents, str(tmp_path)), tmp_path):
             for name, (digest, losses) in result.items():
                 assert losses[0] != losses[-1], f"{name}: nothing was trained"
                 seen[name].add(digest)
     assert all(len(digests) == 1 for digests in seen.values()), seen
-    assert seen["frequency"] == seen["frequency, two loader processes"]
-    assert len(set.union(*seen.values())) == len(documents) - 1  # every other option changes the bits
+    for name in ("frequency", "hard_classes"):
+        assert seen[name] == seen[f"{name}, two loader processes"]
+    assert len(set.union(*seen.values())) == len(documents) - 2  # every other option changes the bits
