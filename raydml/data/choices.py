@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raydml.data.randomness import exponentials, permutation, stream_key
+from raydml.data.randomness import drawn, exponentials, permutation, smallest, stream_key
 from raydml.errors import DataError
 from raydml.spec import BatchSpec, HardClasses, Hierarchical
 
@@ -69,7 +69,7 @@ class Weighted:
     def classes(self, step: int) -> NDArray[np.int64]:
         """See Choice."""
         waits = exponentials(stream_key(self.seed, "weighted", step), np.arange(len(self.numbers))) / self.weights
-        return self.numbers[np.argsort(waits, kind="stable")[: self.size]]
+        return self.numbers[smallest(waits, self.size)]
 
 
 class InCategories:
@@ -94,13 +94,13 @@ class InCategories:
 
     def classes(self, step: int) -> NDArray[np.int64]:
         """See Choice."""
-        chosen = permutation(stream_key(self.seed, "categories", step), len(self.members))[: self.num_categories]
+        chosen = drawn(stream_key(self.seed, "categories", step), len(self.members), self.num_categories)
         columns = [self._draw(step, number) for number in chosen.tolist()]
         return np.stack(columns, axis=1).reshape(-1)  # (P / G, G) -> (P,)
 
     def _draw(self, step: int, number: int) -> NDArray[np.int64]:
         members: NDArray[np.int64] = self.members[number]
-        return members[permutation(stream_key(self.seed, "category", step, number), len(members))[: self.share]]
+        return members[drawn(stream_key(self.seed, "category", step, number), len(members), self.share)]
 
 
 def _too_small(small: dict[str, int], num_categories: int, batch: BatchSpec) -> DataError:
@@ -145,7 +145,7 @@ class WithNeighbours:
         if self.neighbours[0, 0] < 0:
             return self.passes.classes(step)
         chosen: dict[int, None] = {}
-        for leader in permutation(stream_key(self.seed, "leaders", step), len(self.numbers)).tolist():
+        for leader in drawn(stream_key(self.seed, "leaders", step), len(self.numbers), self.size).tolist():
             if leader not in chosen:
                 chosen |= dict.fromkeys([leader, *self.neighbours[leader].tolist()])
             if len(chosen) >= self.size:

@@ -7,6 +7,7 @@ that is a hash of (seed, purpose, position). The bits depend on no library's ver
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,18 @@ def logarithm(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     for odd in range(23, 0, -2):  # artanh(r) / r = 1 + r^2 / 3 + r^4 / 5 + ...
         series = series * (ratio * ratio) + 1 / odd
     return np.asarray(exponent * _LN_2 + 2 * ratio * series)
+
+
+def smallest(numbers: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """(count,) positions of the smallest of (N,) numbers, smallest first, the earlier of equals first; count <= N."""
+    bound = np.partition(numbers, count - 1)[count - 1]
+    places = np.flatnonzero(numbers <= bound)
+    return places[np.argsort(numbers[places], kind="stable")[:count]]
+
+
+def drawn(key: int, size: int, count: int) -> NDArray[np.int64]:
+    """The first `count` of `permutation(key, size)`, without the rest."""
+    return smallest(random_bits(key, np.arange(size)), count)
 
 
 def permutation(key: int, size: int) -> NDArray[np.int64]:

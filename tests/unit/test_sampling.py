@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from raydml.data import Dataset, SamplingPlan, open_dataset, sampling_plan
-from raydml.data.randomness import exponentials, logarithm
+from raydml.data.randomness import drawn, exponentials, logarithm, permutation, smallest
 from raydml.errors import DataError
 from raydml.spec import BatchSpec, ManifestData
 
@@ -173,6 +173,13 @@ def test_exponential_numbers_have_the_exponential_distribution() -> None:
     bounds = [0.1, 0.5, 1.0, 2.0, 4.0]
     seen = Counter(bound for bound in bounds for number in numbers.tolist() if number <= bound)
     assert_frequencies(seen, {bound: 1 - math.exp(-bound) for bound in bounds})
+
+
+def test_the_first_of_a_permutation_are_found_without_the_rest_and_equals_keep_their_order() -> None:
+    for count in (1, 7, 100):
+        assert drawn(9, 100, count).tolist() == permutation(9, 100)[:count].tolist()
+        numbers = np.arange(100) * 37 % 5
+        assert smallest(numbers, count).tolist() == sorted(range(100), key=lambda place: numbers[place])[:count]
 
 
 # Refusals
