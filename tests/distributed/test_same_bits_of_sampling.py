@@ -15,7 +15,7 @@ from raydml.spec import JobSpec
 from raydml.training import neighbours
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 
-TRAIN = {"steps": 6, "evaluate_every": 0}
+TRAIN = {"steps": 5, "evaluate_every": 0}
 HARD = {"kind": "hard_classes", "neighbours": 2, "refresh_every": 2, "images": 3}
 MEMORY = {"size": 100, "start_step": 1}
 
