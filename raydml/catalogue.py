@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 REFUSED = {
-    "cross_batch_memory": "needs a queue of past embeddings, which a step's state does not hold; use a larger batch",
+    "cross_batch_memory": "is an option of the losses over pairs; write it inside one: "
+    "{kind: contrastive, memory: {size: 4096, start_step: 100}}",
     "dynamic_soft_margin": "carries a histogram from step to step with its graph and outside the state dict, and "
     "runs over its end where d(a, p) - d(a, n) reaches 1.6; use triplet with smooth_loss",
     "instance": "takes row c of the batch as the target of class c, so the loss depends on the order of rows; "
@@ -329,7 +330,31 @@ class CenterTerm(Frozen):
     reduction: Literal["sum", "mean"] = Field("sum", description="over the rows of the batch; the paper sums")
 
 
-class LossBase(Frozen):
+class MemorySpec(Frozen):
+    """Past embeddings that a batch is compared with too (XBM, Wang et al., CVPR 2020)."""
+
+    size: int = Field(4096, ge=1, le=2**22, description="embeddings remembered, the latest; at least a global batch")
+    start_step: int = Field(100, ge=0, description="committed steps before the memory counts in the loss")
+    weight: float = Field(1, ge=0, le=1e6, description="factor of the loss against the memory")
+
+
+class AnyLoss(Frozen):
+    """Base of every loss: says why it takes no `memory`, unless it is Remembering."""
+
+    no_memory: ClassVar[str] = "ranks or pairs the rows of one batch with each other"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_is_refused(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("memory") is not None and "memory" not in cls.model_fields:
+            raise ValueError(
+                f"{value.get('kind')} takes no memory: it {cls.no_memory}; those that take one are contrastive, "
+                "triplet, multi_similarity, nt_xent, sup_con, circle and other losses over pairs"
+            )
+        return value
+
+
+class LossBase(AnyLoss):
     """What every loss takes beside its own parameters."""
 
     center: CenterTerm | None = Field(None, description="adds the center loss")
@@ -376,9 +401,26 @@ class Mined(Reduced):
     miner: MinerSpec | None = Field(None, description="None: every pair or triplet")
 
 
+class Remembering(Mined):
+    """A loss over pairs whose second row may come from a memory of past batches."""
+
+    memory: MemorySpec | None = Field(None, description="None: pairs of the batch alone")
+
+    @model_validator(mode="after")
+    def _parts_take_a_memory(self) -> Self:
+        if self.memory is not None and isinstance(self.reducer, PerAnchor):
+            raise ValueError("memory: the reducer per_anchor counts pairs inside one batch; choose mean or another one")
+        if self.memory is not None and isinstance(self.miner, Angular):
+            raise ValueError(
+                f"memory: the miner angular would hold rows x {self.memory.size}^2 angles; choose semihard or another"
+            )
+        return self
+
+
 class Proxied(Mined):
     """A loss with weights of its own: proxies, class vectors or centres."""
 
+    no_memory: ClassVar[str] = "compares rows with vectors of its own, which remember all classes already"
     filled: ClassVar[tuple[str, ...]] = ("num_classes", "embedding_size")
     weight_regularizer: WeightRegularizerSpec | None = Field(None, description="penalty on the loss's weights")
 
@@ -406,7 +448,7 @@ class CosineProxied(Proxied):
 # ---- losses: the table -----------------------------------------------------------------------------------------------
 
 
-class AngularLoss(Mined):
+class AngularLoss(Remembering):
     """https://arxiv.org/abs/1708.01682"""
 
     distances: ClassVar[tuple[str, ...]] = ("euclidean",)
@@ -429,7 +471,7 @@ class ArcFace(CosineProxied):
     scale: Scale = Field(64, description="factor of the cosines")
 
 
-class Circle(Mined):
+class Circle(Remembering):
     """https://arxiv.org/abs/2002.10857"""
 
     distances: ClassVar[tuple[str, ...]] = ("cosine",)
@@ -438,7 +480,7 @@ class Circle(Mined):
     gamma: Scale = Field(80, description="scale of the similarities")
 
 
-class Contrastive(Mined):
+class Contrastive(Remembering):
     """Positive pairs nearer than one margin, negative pairs farther than the other (ContrastiveLoss)."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -478,7 +520,7 @@ class FastAP(Mined):
         return value
 
 
-class GeneralizedLiftedStructure(Mined):
+class GeneralizedLiftedStructure(Remembering):
     """https://arxiv.org/abs/1703.07737, page 4"""
 
     kind: Literal["generalized_lifted_structure"] = "generalized_lifted_structure"
@@ -504,7 +546,7 @@ class Histogram(Measured):
         return self
 
 
-class IntraPairVariance(Mined):
+class IntraPairVariance(Remembering):
     """Yu and Tao, ICCV 2019: variance of positive and of negative similarities."""
 
     kind: Literal["intra_pair_variance"] = "intra_pair_variance"
@@ -523,12 +565,13 @@ class LargeMarginSoftmax(CosineProxied):
 class LiftedStructure(Mined):
     """https://arxiv.org/abs/1511.06452"""
 
+    no_memory: ClassVar[str] = "finds the negatives of a positive by its row in the batch"
     kind: Literal["lifted_structure"] = "lifted_structure"
     neg_margin: Margin = Field(1, description="added to every negative pair")
     pos_margin: Margin = Field(0, description="taken from every positive pair")
 
 
-class MarginLoss(Mined):
+class MarginLoss(Remembering):
     """https://arxiv.org/abs/1706.07567; a learned beta is one number for each class."""
 
     filled: ClassVar[tuple[str, ...]] = ("num_classes",)
@@ -541,7 +584,7 @@ class MarginLoss(Mined):
     learn_beta: bool = Field(False, description="beta is learned, for each class")
 
 
-class MultiSimilarity(Mined):
+class MultiSimilarity(Remembering):
     """https://arxiv.org/abs/1904.06627"""
 
     kind: Literal["multi_similarity"] = "multi_similarity"
@@ -550,7 +593,7 @@ class MultiSimilarity(Mined):
     base: Margin = Field(0.5, description="shift of both")
 
 
-class Nca(Mined):
+class Nca(Remembering):
     """Goldberger et al., NeurIPS 2004: neighbourhood components analysis."""
 
     kind: Literal["nca"] = "nca"
@@ -570,7 +613,7 @@ class NPairs(Mined):
     kind: Literal["n_pairs", "npairs"] = "n_pairs"
 
 
-class NTXent(Mined):
+class NTXent(Remembering):
     """https://arxiv.org/abs/1807.03748, also InfoNCE"""
 
     kind: Literal["nt_xent", "ntxent", "info_nce"] = "nt_xent"
@@ -580,6 +623,7 @@ class NTXent(Mined):
 class P2SGrad(Pml):
     """https://arxiv.org/abs/1905.02479; its reduction is a mean and its distance the cosine."""
 
+    no_memory: ClassVar[str] = Proxied.no_memory
     filled: ClassVar[tuple[str, ...]] = ("num_classes", "descriptors_dim")
     kind: Literal["p2s_grad"] = "p2s_grad"
 
@@ -623,7 +667,7 @@ class RankedList(Reduced):
     Tp: float = Field(0, ge=0, le=5, description="temperature of positives")
 
 
-class SnrContrastive(Mined):
+class SnrContrastive(Remembering):
     """Yuan et al., CVPR 2019: contrastive with the signal-to-noise ratio."""
 
     distances: ClassVar[tuple[str, ...]] = ("snr",)
@@ -668,7 +712,7 @@ class SubCenterArcFace(CosineProxied):
     sub_centers: int = Field(3, ge=1, le=1000, description="centres of each class")
 
 
-class SupCon(Mined):
+class SupCon(Remembering):
     """https://arxiv.org/abs/2004.11362"""
 
     kind: Literal["sup_con", "supcon"] = "sup_con"
@@ -687,7 +731,7 @@ class ThresholdConsistentMargin(Measured):
     miner: MinerSpec | None = Field(None, description="None: every pair")
 
 
-class TripletMargin(Mined):
+class TripletMargin(Remembering):
     """max(0, d(a, p) - d(a, n) + margin) (TripletMarginLoss)."""
 
     reducers: ClassVar[tuple[str, ...]] = ON_TRIPLETS
@@ -697,10 +741,17 @@ class TripletMargin(Mined):
     smooth_loss: bool = Field(False, description="softplus in place of max(0, .)")
     triplets_per_anchor: PerAnchorTriplets = Field("all", description="all, or as many drawn at random")
 
+    @model_validator(mode="after")
+    def _swap_stays_in_the_batch(self) -> Self:
+        if self.memory is not None and self.swap:
+            raise ValueError("memory: swap needs d(p, n), and both rows are in the memory; leave one of the two out")
+        return self
+
 
 class TupletMargin(Mined):
     """Yu and Tao, ICCV 2019."""
 
+    no_memory: ClassVar[str] = "holds positive pairs x negative pairs numbers, which a memory multiplies"
     distances: ClassVar[tuple[str, ...]] = ("cosine",)
     kind: Literal["tuplet_margin"] = "tuplet_margin"
     margin: float = Field(5.73, ge=0, lt=180, description="degrees")
@@ -725,6 +776,7 @@ class TextbookMiner(Frozen):
 class TextbookContrastive(LossBase):
     """1 / (2N) sum_ij [y_ij D^2 + (1 - y_ij) max(0, margin - D)^2] over N rows (Hadsell et al. 2006); D_ii = 0."""
 
+    no_memory: ClassVar[str] = "is the textbook's sum over one batch"
     kind: Literal["textbook_contrastive"] = "textbook_contrastive"
     margin: float = Field(1, gt=0, le=1e6, description="negatives at this distance cost nothing")
     distance: TextbookDistance = Field(default_factory=lambda: TextbookDistance(), description="D")
@@ -733,15 +785,17 @@ class TextbookContrastive(LossBase):
 class TextbookTriplet(LossBase):
     """Mean of max(0, D(a, p)^2 - D(a, n)^2 + margin) over triplets (Schroff et al. 2015)."""
 
+    no_memory: ClassVar[str] = "is the textbook's sum over one batch"
     kind: Literal["textbook_triplet"] = "textbook_triplet"
     margin: float = Field(0.2, gt=0, le=1e6, description="wanted D(a, n)^2 - D(a, p)^2")
     distance: TextbookDistance = Field(default_factory=lambda: TextbookDistance(), description="D")
     miner: TextbookMiner = Field(default_factory=lambda: TextbookMiner(), description="which triplets count")
 
 
-class Center(Frozen):
+class Center(AnyLoss):
     """1/2 sum_i |x_i - c_{y_i}|^2, centres moved by their own rule (Wen et al. 2016)."""
 
+    no_memory: ClassVar[str] = "compares rows with centres of its own"
     kind: Literal["center"] = "center"
     alpha: float = Field(0.5, ge=0, le=1, description="rate at which centres move, once a committed step")
     reduction: Literal["sum", "mean"] = Field("sum", description="over the rows of the batch; the paper sums")

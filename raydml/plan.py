@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydml.data import DataReport, Dataset, SamplingPlan
+from raydml.data import DataReport, Dataset, sampling_plan
 from raydml.errors import DataError
 from raydml.membership import share
 from raydml.models import build_model
@@ -118,7 +118,7 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
 
 def _batches(spec: JobSpec, dataset: Dataset) -> tuple[int, str | None]:
     try:
-        return SamplingPlan(dataset.training_labels, spec.batch, spec.seed).batches_per_pass, None
+        return sampling_plan(dataset, spec.batch, spec.seed).batches_per_pass, None
     except DataError as error:
         return 0, str(error)
 

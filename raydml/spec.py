@@ -89,6 +89,45 @@ class CustomData(DataBase):
 DataSpec = Annotated[GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")]
 
 
+class Uniform(Frozen):
+    """Passes over all classes: each class once a pass."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Frequency(Frozen):
+    """Each batch anew, a class weighted by its number of training images n, or by sqrt(n)."""
+
+    kind: Literal["frequency", "sqrt_frequency"]
+
+
+class Hierarchical(Frozen):
+    """Each batch anew: categories first, then classes of these categories, all alike (column `category`)."""
+
+    kind: Literal["hierarchical"] = "hierarchical"
+    categories_per_batch: int = Field(
+        1, ge=1, le=65536, description="G, categories in a global batch; P / G classes each"
+    )
+    small_categories: Literal["fail", "drop"] = Field(
+        "fail", description="a category with fewer than P / G classes is refused, or left out"
+    )
+
+
+class HardClasses(Frozen):
+    """Classes with those that the model takes for them (hard negative class mining: Sohn, NeurIPS 2016).
+
+    Uniform up to the first refresh.
+    """
+
+    kind: Literal["hard_classes"] = "hard_classes"
+    neighbours: int = Field(3, ge=1, le=65535, description="m, nearest classes that come along; about P / (1 + m) lead")
+    refresh_every: int = Field(200, ge=1, description="steps between looks for the nearest classes")
+    images: int = Field(4, ge=1, le=1024, description="training images of a class whose mean embedding stands for it")
+
+
+SamplingSpec = Annotated[Uniform | Frequency | Hierarchical | HardClasses, Field(discriminator="kind")]
+
+
 class BatchSpec(Frozen):
     """The global batch: P classes x K samples, cut into V equal slices whatever the number of workers."""
 
@@ -98,6 +137,7 @@ class BatchSpec(Frozen):
     small_classes: Literal["repeat", "drop"] = Field(
         "repeat", description="a class with fewer than K images repeats them evenly, or is left out"
     )
+    sampling: SamplingSpec = Field(default_factory=lambda: Uniform(), description="which classes meet in a batch")
 
     @property
     def size(self) -> int:
@@ -116,6 +156,26 @@ class BatchSpec(Frozen):
             raise ValueError(
                 f"classes x samples = {self.classes} x {self.samples} = {self.size} rows cannot be cut into "
                 f"{self.virtual_workers} equal slices: choose virtual_workers from {divisors}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _categories_share_the_classes(self) -> Self:
+        sampling = self.sampling
+        if isinstance(sampling, Hierarchical) and self.classes % sampling.categories_per_batch:
+            divisors = [number for number in range(1, min(self.classes, 64) + 1) if self.classes % number == 0]
+            raise ValueError(
+                f"classes = {self.classes} cannot be shared equally by {sampling.categories_per_batch} categories: "
+                f"choose sampling.categories_per_batch from {divisors}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_fit_beside_their_class(self) -> Self:
+        if isinstance(self.sampling, HardClasses) and self.sampling.neighbours >= self.classes:
+            raise ValueError(
+                f"sampling.neighbours = {self.sampling.neighbours} and their class are more than the classes = "
+                f"{self.classes} of a batch: lower neighbours to {self.classes - 1} or less"
             )
         return self
 
@@ -418,6 +478,31 @@ class JobSpec(Frozen):
             raise ValueError(
                 "parallel.memory: recompute runs slices one at a time, and batch_norm: synchronised needs them all at "
                 "once: choose memory: keep, or batch_norm: per_slice or group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hard_classes_are_looked_for(self) -> Self:
+        sampling = self.batch.sampling
+        if isinstance(sampling, HardClasses) and sampling.refresh_every >= self.train.steps:
+            raise ValueError(
+                f"batch.sampling.refresh_every = {sampling.refresh_every} comes to nothing in train.steps = "
+                f"{self.train.steps}: lower it, or choose uniform"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_holds_a_batch_and_is_used(self) -> Self:
+        memory = getattr(self.loss, "memory", None)
+        if memory is not None and memory.size < self.batch.size:
+            raise ValueError(
+                f"loss.memory.size = {memory.size} is less than one global batch of {self.batch.classes} x "
+                f"{self.batch.samples} = {self.batch.size} rows: raise it, by the paper to many batches"
+            )
+        if memory is not None and memory.start_step >= self.train.steps:
+            raise ValueError(
+                f"loss.memory.start_step = {memory.start_step} is never reached by train.steps = {self.train.steps}: "
+                f"lower it, or leave the memory out"
             )
         return self
 

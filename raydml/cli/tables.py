@@ -109,8 +109,10 @@ def _workers(plan: Plan) -> Table:
 def _plan_facts(plan: Plan) -> Table:
     batch = plan.spec.batch
     shape = f"{batch.classes} classes x {batch.samples} samples = {batch.size} images in {batch.virtual_workers} slices"
+    uniform = batch.sampling.kind == "uniform"
+    order = f"{plan.batches_per_pass} a pass" if uniform else f"classes by {batch.sampling.kind}"
     facts = {
-        "batches": f"not possible: {plan.problem}" if plan.problem else f"{shape}, {plan.batches_per_pass} a pass",
+        "batches": f"not possible: {plan.problem}" if plan.problem else f"{shape}, {order}",
         "parameters": "your own model"
         if plan.parameters is None
         else f"{plan.parameters:,}, of which {plan.trained_parameters:,} train",

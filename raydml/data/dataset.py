@@ -104,12 +104,15 @@ class Dataset:
 
 
 def _fingerprint(items: Items, preprocessing: Preprocessing, digests: Sequence[str]) -> str:
-    """SHA-256 over ids, labels, splits, roles, contents and preprocessing."""
+    """SHA-256 over ids, labels, splits, roles, contents and preprocessing, and categories where there are any."""
     names = [items.class_names[label] for label in items.labels.tolist()]
     roles = zip(items.splits.tolist(), items.is_query.tolist(), items.is_gallery.tolist(), strict=True)
     total = hashlib.sha256(json.dumps(preprocessing.to_dict(), sort_keys=True).encode())
     for row in zip(items.ids, names, roles, digests, strict=True):
         total.update(json.dumps(row).encode())
+    categories = [str(payload.get("category", "")) for payload in items.payloads]
+    if any(categories):
+        total.update(json.dumps(categories).encode())
     return total.hexdigest()
 
 

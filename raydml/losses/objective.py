@@ -11,6 +11,7 @@ from raydml import catalogue
 from raydml.catalogue import LossSpec
 from raydml.losses.build import build_loss, build_miner, build_regularizer
 from raydml.losses.centers import CenterLoss
+from raydml.losses.cross_batch import CrossBatchTerm
 from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
 from raydml.losses.tiled import TiledLoss, tiled_form
@@ -69,7 +70,9 @@ def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
         return TripletLoss(spec)
     if isinstance(spec, catalogue.Center):
         return CenterLoss(spec, num_classes, dimension)
-    return PmlTerm(spec, num_classes, dimension)
+    term = PmlTerm(spec, num_classes, dimension)
+    memory = getattr(spec, "memory", None)
+    return term if memory is None else CrossBatchTerm(term, memory, dimension)
 
 
 class Objective(nn.Module):
@@ -124,7 +127,7 @@ class Objective(nn.Module):
         return loss
 
     def commit(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Move what moves without gradients, the centres; called once, and only when the step commits."""
+        """Move what moves without gradients, centres and memory; called once, and only when the step commits."""
         for module in self.modules():
-            if isinstance(module, CenterLoss):
+            if isinstance(module, CenterLoss | CrossBatchTerm):
                 module.move(embeddings.detach(), labels)

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydml.data import Dataset, SamplingPlan, Slice, slices
+from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Objective, Verdict, evaluate_objective
 from raydml.parallel import STRATEGIES, Group
-from raydml.spec import JobSpec
+from raydml.spec import HardClasses, JobSpec
+from raydml.training.neighbours import class_means, nearest_rows
 from raydml.training.state import TrainingState
 from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 
@@ -44,7 +45,7 @@ class Trainer:
     ) -> None:
         self.spec, self.dataset, self.group, self.device = spec, dataset, group, device
         kind = torch.float64 if spec.parallel.precision == "float64" else torch.float32
-        self.plan = SamplingPlan(dataset.training_labels, spec.batch, spec.seed)
+        self.plan = sampling_plan(dataset, spec.batch, spec.seed)
         self.model = model.to(device, kind)
         self.objective = Objective(
             spec.loss,
@@ -55,7 +56,7 @@ class Trainer:
             batch_size=spec.batch.size,
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
-        self.state = TrainingState(self.model, self.objective, spec)
+        self.state = TrainingState(self.model, self.objective, spec, self.plan)
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self._labels = dataset.training_labels
         self._check_dimension()
@@ -78,6 +79,22 @@ class Trainer:
         Raises TrainingDiverged before the step commits, with the items of its batch; and after it, before the next
         one, where a rule of `watch` says stop.
         """
+        sampling = self.spec.batch.sampling
+        every = sampling.refresh_every if isinstance(sampling, HardClasses) else until
+        while (step := self.state.step) < until:
+            if isinstance(sampling, HardClasses) and step and step % every == 0:
+                self._learn_neighbours(sampling)
+            if not self._run_to(min(until, (step // every + 1) * every), after):
+                return
+
+    def _learn_neighbours(self, sampling: HardClasses) -> None:
+        """Of the state as it is at this step, so that a resumed run learns the same."""
+        examples = self.plan.examples(self.state.step, sampling.images)
+        means = class_means(examples, self.model, self.dataset, self.group, self.spec.model.dimension)
+        self.plan.learn(nearest_rows(means, sampling.neighbours, self.group, self.device))
+
+    def _run_to(self, until: int, after: Callable[[StepReport], bool]) -> bool:
+        """Steps up to `until`, whose batches are known by now; whether to go on."""
         loader = self._loader(until)
         try:
             while self.state.step < until:
@@ -88,8 +105,9 @@ class Trainer:
                 elapsed = time.perf_counter() - started
                 loss, statistics = float(verdict.loss), verdict.statistics | self._scaling(norm)
                 if not after(StepReport(self.state.step, loss, norm, statistics, waited, elapsed, health)):
-                    return
+                    return False
                 stop_where_told(health, self.state.step)
+            return True
         finally:
             loader.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from raydml.data import SamplingPlan
 from raydml.errors import CheckpointError, SpecError
 from raydml.models import has_prefix
 from raydml.spec import AdamW, JobSpec, OptimizerSpec, ScheduleSpec, Sgd
@@ -21,8 +22,8 @@ class TrainingState:
     All randomness is a function of (seed, step), so these two numbers are the whole state of the generators.
     """
 
-    def __init__(self, model: nn.Module, objective: nn.Module, spec: JobSpec) -> None:
-        self.model, self.objective, self.spec = model, objective, spec
+    def __init__(self, model: nn.Module, objective: nn.Module, spec: JobSpec, plan: SamplingPlan | None = None) -> None:
+        self.model, self.objective, self.spec, self.plan = model, objective, spec, plan
         self.step = 0
         self.scaler = LossScaler() if spec.parallel.precision == "fp16" else None
         named = [(f"model.{name}", value) for name, value in model.named_parameters() if value.requires_grad]
@@ -71,6 +72,8 @@ class TrainingState:
         for parameter, slots in self.optimizer.state.items() if self.optimizer else ():
             prefix = f"optimizer.{self._names[id(parameter)]}"
             named |= {f"{prefix}.{slot}": value for slot, value in slots.items() if value is not None}
+        if self.plan is not None and self.plan.neighbours is not None:
+            named["sampling.neighbours"] = torch.from_numpy(self.plan.neighbours)
         return named
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -89,6 +92,13 @@ class TrainingState:
                     slot: value.clone() if slot == "step" else value.to(parameter.device).clone()
                     for slot, value in slots.items()
                 }
+        if self.plan is not None and self.plan.neighbours is not None:
+            known = tensors.get("sampling.neighbours", torch.empty(0)).numpy()
+            if known.shape != self.plan.neighbours.shape:
+                raise CheckpointError(
+                    f"the checkpoint's table of neighbours is {known.shape}, not {self.plan.neighbours.shape}"
+                )
+            self.plan.learn(known)
         self.step = step
 
     def digest(self) -> str:

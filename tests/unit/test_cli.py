@@ -188,6 +188,7 @@ def test_plan_shows_data_slices_and_memory(spec: Path, pictures: Path) -> None:
     assert "0-1  2-4  5-7" in shown and "16 images in 8 slices, 1 a pass" in shown
     document = json.loads(call("plan", spec, "--json").stdout)
     assert document["splits"]["train"] == {"classes": 4, "images": 16}
+    assert "classes by frequency" in call("plan", spec, "--set", "batch.sampling.kind=frequency").stdout
     impossible = call("plan", spec, "--set", "batch.classes=8", "--json")
     assert impossible.exit_code == 2
     assert "batch.classes = 8 different classes" in json.loads(impossible.stdout)["batches"]["problem"]

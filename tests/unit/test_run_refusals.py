@@ -183,6 +183,12 @@ def test_more_samples_of_a_class_than_there_are_are_refused_where_small_classes_
         train(small_spec(images, batch=batch))
 
 
+def test_sampling_by_category_is_refused_where_the_data_has_none(images: Path) -> None:
+    batch = {"classes": 8, "samples": 4, "sampling": {"kind": "hierarchical"}}
+    with pytest.raises(DataError, match=r"category of every training item, and 72 of 72 have none: 0, 1, 2, "):
+        train(small_spec(images, batch=batch))
+
+
 def test_a_batch_that_cannot_be_cut_into_slices_is_refused_with_divisors(images: Path) -> None:
     document = small_spec(images).model_dump(mode="json")
     document["batch"]["samples"] = 3
