@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from raydml.data import Dataset
-from raydml.evaluation import QUERY_BLOCK, retrieval, summarise
+from raydml.evaluation import retrieval, summarise
 from raydml.membership import share
 from raydml.models import embed_tensors
 from raydml.parallel import Group
@@ -34,27 +34,30 @@ def embed_split(model: nn.Module, dataset: Dataset, items: np.ndarray, group: Gr
 def measure_split(
     embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group
 ) -> dict[str, float]:
-    """Retrieval metrics of one split's embeddings; queries are dealt to the workers in blocks of fixed size."""
+    """Retrieval metrics of one split's embeddings, the same bits for any number of workers."""
+    return summarise(values_of_split(embeddings, dataset, items, metric, group))
+
+
+def values_of_split(
+    embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group
+) -> dict[str, np.ndarray]:
+    """Metrics of each query of the split, on every worker; a worker measures its share of the queries."""
     table = dataset.items
     queries = np.flatnonzero(table.is_query[items])
     gallery = np.flatnonzero(table.is_gallery[items])
     place = np.full(len(items), -1)
     place[gallery] = np.arange(len(gallery))
-    blocks = [queries[start : start + QUERY_BLOCK] for start in range(0, len(queries), QUERY_BLOCK)]
-    mine = [blocks[index] for index in share(group.rank, group.size, len(blocks))]
-    values: dict[str, np.ndarray] = {}
-    if mine:
-        rows = np.concatenate(mine)
-        values = retrieval(
-            embeddings[rows],
-            table.labels[items[rows]],
-            embeddings[gallery],
-            table.labels[items[gallery]],
-            own=place[rows],
-            metric=metric,  # type: ignore[arg-type]
-        )
-    shared = [part for part in group.objects(values) if part]
-    return summarise({name: np.concatenate([part[name] for part in shared]) for name in shared[0]})
+    mine = queries[np.array(share(group.rank, group.size, len(queries)), dtype=np.int64)]
+    values = retrieval(
+        embeddings[mine],
+        table.labels[items[mine]],
+        embeddings[gallery],
+        table.labels[items[gallery]],
+        own=place[mine],
+        metric=metric,  # type: ignore[arg-type]
+    )
+    parts = group.objects(values)
+    return {name: np.concatenate([part[name] for part in parts]) for name in values}
 
 
 def has_positives(dataset: Dataset, split: str) -> bool:
