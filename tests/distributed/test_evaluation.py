@@ -1,0 +1,48 @@
+"""Metrics of a split over real processes: the same bits as one process, for any number of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydml.data import Dataset, open_dataset
+from raydml.parallel import Group
+from raydml.training.evaluate import measure_split, values_of_split
+from tests.distributed.harness import run_processes, small_spec, write_images
+
+pytestmark = pytest.mark.timeout(100)
+METRICS = ("cosine", "euclidean", "manhattan")
+
+
+def _measured(group: Group, given: tuple[str, int]) -> dict[str, Any]:
+    path, dimension = given
+    dataset = open_dataset(small_spec(Path(path)).data, Path(path).parent)
+    items = dataset.indices("train")
+    embeddings = np.random.default_rng(3).standard_normal((len(items), dimension)).astype(np.float32)
+    return {metric: _of(embeddings, dataset, items, metric, group) for metric in METRICS}
+
+
+def _of(embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group) -> Any:
+    values = values_of_split(embeddings, dataset, items, metric, group)
+    return {name: value.tobytes() for name, value in values.items()}, measure_split(
+        embeddings, dataset, items, metric, group
+    )
+
+
+def test_any_number_of_workers_measures_the_same_bits(tmp_path: Path) -> None:
+    path = write_images(tmp_path, classes=200, each=4)
+    alone = _measured(Group(0, 1, 8), (str(path), 5))
+    assert alone["cosine"][1]["queries"] == 480
+    assert len({str(alone[metric]) for metric in METRICS}) == 3
+    for size in (1, 2, 3):
+        assert run_processes(size, _measured, (str(path), 5), tmp_path) == [alone] * size
+
+
+def test_more_workers_than_queries_measure_too(tmp_path: Path) -> None:
+    path = write_images(tmp_path, classes=5, each=2)
+    alone = _measured(Group(0, 1, 8), (str(path), 2))
+    assert alone["cosine"][1]["queries"] == 6
+    assert run_processes(8, _measured, (str(path), 2), tmp_path) == [alone] * 8
