@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from raydml.data import Dataset
-from raydml.evaluation import retrieval, summarise
+from raydml.evaluation import intervals, retrieval, summarise
 from raydml.membership import share
 from raydml.models import embed_tensors
 from raydml.parallel import Group
+from raydml.spec import JobSpec
 
 CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
 
@@ -36,6 +37,31 @@ def measure_split(
 ) -> dict[str, float]:
     """Retrieval metrics of one split's embeddings, the same bits for any number of workers."""
     return summarise(values_of_split(embeddings, dataset, items, metric, group))
+
+
+def measure_test(
+    embeddings: np.ndarray, dataset: Dataset, spec: JobSpec, group: Group
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Metrics of the test split, and their intervals: all that `spec.evaluate` asks for, on the first worker.
+
+    Other workers measure their share of the queries and neither resample nor cluster.
+    """
+    items, asked = dataset.indices("test"), spec.evaluate
+    values = values_of_split(embeddings, dataset, items, asked.metric, group)
+    metrics, bounds = summarise(values), {}
+    if group.rank:
+        return metrics, {}
+    labels = dataset.items.labels[items]
+    if asked.bootstrap:
+        classes = labels[dataset.items.is_query[items]] if asked.bootstrap_over == "classes" else None
+        bounds = intervals(
+            values, confidence=asked.confidence, repeats=asked.bootstrap, seed=spec.seed, classes=classes
+        )
+    if asked.clustering:
+        from raydml.evaluation.clustering import clustering  # loads scikit-learn: a second that few runs need
+
+        metrics |= clustering(embeddings, labels, seed=spec.seed, unit=asked.metric == "cosine")
+    return metrics, bounds
 
 
 def values_of_split(
