@@ -10,10 +10,11 @@ import pytest
 
 from raydml.data import Dataset, open_dataset
 from raydml.parallel import Group
-from raydml.training.evaluate import measure_split, values_of_split
+from raydml.training.evaluate import measure_split, measure_test, values_of_split
 from tests.distributed.harness import run_processes, small_spec, write_images
 
 pytestmark = pytest.mark.timeout(100)
+COUNTS = {"queries", "queries_without_positive", "nmi", "ami"}
 METRICS = ("cosine", "euclidean", "manhattan")
 
 
@@ -46,3 +47,21 @@ def test_more_workers_than_queries_measure_too(tmp_path: Path) -> None:
     alone = _measured(Group(0, 1, 8), (str(path), 2))
     assert alone["cosine"][1]["queries"] == 6
     assert run_processes(8, _measured, (str(path), 2), tmp_path) == [alone] * 8
+
+
+def _reported(group: Group, path: str) -> Any:
+    asked = {"bootstrap": 50, "bootstrap_over": "classes", "confidence": 0.8, "clustering": True}
+    spec = small_spec(Path(path), evaluate=asked)
+    dataset = open_dataset(spec.data, Path(path).parent)
+    embeddings = np.random.default_rng(4).standard_normal((len(dataset.indices("test")), 6)).astype(np.float32)
+    return measure_test(embeddings, dataset, spec, group)
+
+
+def test_the_first_of_any_workers_reports_what_one_process_does(tmp_path: Path) -> None:
+    path = write_images(tmp_path, classes=60, each=4)
+    alone = _reported(Group(0, 1, 8), str(path))
+    metrics, bounds = alone
+    assert {"nmi", "ami"} < set(metrics) and set(bounds) == set(metrics) - COUNTS
+    assert all(low <= metrics[name] <= high and low < high for name, (low, high) in bounds.items() if "100" not in name)
+    first, second = run_processes(2, _reported, str(path), tmp_path)
+    assert first == alone and second[1] == {}
