@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raydml.evaluation.scores import BLOCK, SPAN, Array, Scorer
+from raydml.evaluation.scores import SPAN, Array, Scorer
 
-GALLERY_TILE = 4096  # gallery rows scored at a time: 4 MiB of rough scores
+BLOCK = 512  # queries that are ranked together
+GALLERY_TILE = 2048  # gallery rows scored at a time: 4 MiB of rough scores
 _FIRST_TILE = 512  # the first tile is small: what it shows spares most of the work on the others
-_PAIRS = 2**21  # positives of a block of queries, but for a block of one query
+_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
 _WAITING = 2**16  # negatives that wait to be counted, at least
 
 
@@ -32,9 +33,13 @@ class Ranked:
 
     @classmethod
     def of(cls, scorer: Scorer, queries: Array, places: Array, rows: Array) -> Ranked:
-        """Pairs of a query, `queries[places[i]]`, and its positive `rows[i]`, put in order; `places` ascends."""
+        """Pairs of a query, `queries[places[i]]`, and its positive `rows[i]`, put in order.
+
+        `places` ascends, and so do `rows` within a query.
+        """
         scores = scorer.exact(queries, places, rows)
-        order = np.lexsort((rows, -scores, places))
+        order = np.argsort(-scores, kind="stable")
+        order = order[np.argsort(places[order].astype(np.int16), kind="stable")]  # a radix sort; BLOCK < 2^15
         starts = np.searchsorted(places, np.arange(len(queries)))
         return cls(places, rows[order], scores[order], np.arange(len(rows)) - starts[places])
 
@@ -79,8 +84,9 @@ def ranks(
     found: Array = positives.place + 1
     lowest = _lowest(scorer, positives, found, limits, len(queries))
     waiting = Negatives([], [], [])
+    space: Array = np.empty(len(queries) * GALLERY_TILE, dtype=scorer.rough_type)
     for start, stop in _tiles(len(gallery_labels)):
-        scores = scorer.rough(queries, start, stop)
+        scores = scorer.rough(queries, start, stop, space)
         near, column = np.divmod(
             np.flatnonzero(scores >= lowest[:, None]), stop - start
         )  # nonzero is far slower in 2-D

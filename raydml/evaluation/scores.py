@@ -1,6 +1,6 @@
 """Queries and a gallery -> how near they are: exactly in float64, or roughly and fast with a bound on the difference.
 
-Exact scores come from products of one fixed shape (BLOCK x BLOCK, padded with zeros), so that a score depends on its
+Exact scores come from products of one fixed shape (TILE x TILE, padded with zeros), so that a score depends on its
 two vectors alone: neither on the other queries nor on the size of the gallery. Equal vectors therefore tie exactly.
 """
 
@@ -17,10 +17,12 @@ from raydml.evaluation.checks import squared_norms
 Metric = Literal["cosine", "euclidean", "manhattan"]
 Array = np.ndarray[Any, Any]
 
-BLOCK = 256  # queries, and gallery rows, of one exact product
+TILE = 64  # queries, and gallery rows, of one exact product
 DIMENSION_TILE = 1024  # coordinates multiplied at a time
 SPAN = 8.0  # wider than the scores of a query lie apart
-_FLOOR = 2.0**-30  # far above the rounding of SPAN x BLOCK in float64, far below that of scores in float32
+_FLOOR = (
+    2.0**-30
+)  # far above the rounding of SPAN x some thousand queries in float64, far below that of scores in float32
 
 
 @dataclass(frozen=True)
@@ -66,51 +68,67 @@ class Scorer:
         terms = self.gallery.shape[1] + self.gallery.shape[1] // DIMENSION_TILE + 8
         return float(terms * 2.0**-23 * (1 if self.metric == "cosine" else 3) + _FLOOR)
 
-    def rough(self, queries: Array, start: int, stop: int) -> Array:
-        """Scores of these rows of the queries against the gallery from `start` to `stop`: (b, stop - start) float32.
+    def rough(self, queries: Array, start: int, stop: int, space: Array) -> Array:
+        """Scores of these rows of the queries against the gallery from `start` to `stop`: (b, stop - start).
 
-        Manhattan distances gain nothing from float32 and are float64.
+        They are written into `space`, flat and of the type of scores to be had: float32, but float64 for Manhattan
+        distances, which gain nothing from float32.
         """
-        kind = np.float64 if self.metric == "manhattan" else np.float32
-        scores = self._products(queries, slice(start, stop), kind)
+        scores = space[: len(queries) * (stop - start)].reshape(len(queries), stop - start)
+        self._products(queries, slice(start, stop), scores)
         if self.gallery_offset is not None:
-            scores -= self.gallery_offset[start:stop].astype(kind)
+            scores -= self.gallery_offset[start:stop].astype(scores.dtype)
         return scores
+
+    @property
+    def rough_type(self) -> type:
+        """Type of rough scores."""
+        return np.float64 if self.metric == "manhattan" else np.float32
 
     def exact(self, queries: Array, places: Array, rows: Array) -> Array:
         """Score of each pair of a query, `queries[places[i]]`, and gallery row `rows[i]`: float64 (pairs,).
 
-        `queries` holds at most BLOCK rows of the queries.
+        `places` ascends.
         """
+        starts = range(0, len(queries), TILE)
+        bounds = np.searchsorted(places, [*starts, len(queries)])
+        parts = [
+            self._exact(queries[start : start + TILE], places[low:high] - start, rows[low:high])
+            for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def _exact(self, queries: Array, places: Array, rows: Array) -> Array:
+        """The same for at most TILE queries; each gallery row that occurs is multiplied once."""
         columns, column = np.unique(rows, return_inverse=True)
         order = np.argsort(column, kind="stable")
-        bounds = np.searchsorted(column[order], np.arange(0, len(columns) + BLOCK, BLOCK))
-        scores = np.empty(len(rows))
-        for part, start in enumerate(range(0, len(columns), BLOCK)):
+        bounds = np.searchsorted(column[order], np.arange(0, len(columns) + TILE, TILE))
+        scores, tile = np.empty(len(rows)), np.empty((TILE, TILE))
+        for part, start in enumerate(range(0, len(columns), TILE)):
             here = order[bounds[part] : bounds[part + 1]]
-            tile = self._products(queries, columns[start : start + BLOCK], np.float64, BLOCK)
+            self._products(queries, columns[start : start + TILE], tile)
             scores[here] = tile[places[here], column[here] - start]
         return scores if self.gallery_offset is None else scores - self.gallery_offset[rows]
 
-    def _products(self, queries: Array, rows: Array | slice, kind: type, length: int = 0) -> Array:
-        """Products (or minus the L1 distances) of scaled rows, both sides padded with zeros up to `length`."""
-        scores: Array | None = None
+    def _products(self, queries: Array, rows: Array | slice, scores: Array) -> None:
+        """Products (or minus the L1 distances) of scaled rows into `scores`, of whose shape zeros fill up the rest."""
         for low in range(0, self.gallery.shape[1], DIMENSION_TILE):
             part = slice(low, low + DIMENSION_TILE)
-            asked = _scaled(self.queries[queries, part], self.query_scale[queries], kind, length)
-            given = _scaled(self.gallery[rows, part], self.gallery_scale[rows], kind, length)
+            asked = _scaled(self.queries[queries, part], self.query_scale[queries], scores.dtype, scores.shape[0])
+            given = _scaled(self.gallery[rows, part], self.gallery_scale[rows], scores.dtype, scores.shape[1])
             if self.metric == "manhattan":
                 here = -torch.cdist(torch.from_numpy(asked), torch.from_numpy(given), p=1).numpy()
+                scores[:] = here if low == 0 else scores + here
+            elif low == 0:
+                np.matmul(asked, given.T, out=scores)
             else:
-                here = asked @ given.T
-            scores = here if scores is None else scores + here
-        assert scores is not None
-        return scores
+                scores += asked @ given.T
 
 
-def _scaled(rows: Array, scale: Array, kind: type, length: int) -> Array:
-    result = np.zeros((max(length, len(rows)), rows.shape[1]), dtype=kind)
+def _scaled(rows: Array, scale: Array, kind: Any, length: int) -> Array:
+    result = np.empty((length, rows.shape[1]), dtype=kind)
     np.multiply(rows, scale[:, None], out=result[: len(rows)], casting="same_kind")
+    result[len(rows) :] = 0.0
     return result
 
 
