@@ -169,7 +169,20 @@ def test_memory_stays_far_below_all_pairs() -> None:
     retrieval(vectors[:300], labels[:300], vectors, labels, own=np.arange(300))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 80 * 2**20
+    assert peak < 20 * 2**20
+
+
+def test_memory_stays_bounded_with_one_large_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_PAIRS", 2**16)
+    random = np.random.default_rng(10)
+    vectors, labels = random.standard_normal((5000, 4)).astype(np.float32), np.arange(5000) // 4
+    labels[random.permutation(5000)[:3000]] = -1
+    queries = np.flatnonzero(labels == -1)[:100]  # 300,000 pairs of a query and a positive
+    tracemalloc.start()
+    retrieval(vectors[queries], labels[queries], vectors, labels, own=queries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**16 * 250
 
 
 @pytest.mark.parametrize(
