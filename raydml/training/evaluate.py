@@ -73,17 +73,25 @@ def values_of_split(
     gallery = np.flatnonzero(table.is_gallery[items])
     place = np.full(len(items), -1)
     place[gallery] = np.arange(len(gallery))
-    mine = queries[np.array(share(group.rank, group.size, len(queries)), dtype=np.int64)]
+    part = share(group.rank, group.size, len(queries))
+    mine = queries[part.start : part.stop]
     values = retrieval(
-        embeddings[mine],
+        _rows(embeddings, mine),
         table.labels[items[mine]],
-        embeddings[gallery],
+        _rows(embeddings, gallery),
         table.labels[items[gallery]],
         own=place[mine],
         metric=metric,  # type: ignore[arg-type]
     )
     parts = group.objects(values)
     return {name: np.concatenate([part[name] for part in parts]) for name in values}
+
+
+def _rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`embeddings[rows]` of ascending rows, without a copy where they follow one another."""
+    together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+    chosen: np.ndarray = embeddings[rows[0] : rows[-1] + 1] if together else embeddings[rows]
+    return chosen
 
 
 def has_positives(dataset: Dataset, split: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from raydml.data import Dataset, open_dataset
+from raydml.evaluation import retrieval
 from raydml.parallel import Group
 from raydml.training.evaluate import measure_split, measure_test, values_of_split
 from tests.distributed.harness import run_processes, small_spec, write_images
@@ -40,6 +42,23 @@ def test_any_number_of_workers_measures_the_same_bits(tmp_path: Path) -> None:
     assert len({str(alone[metric]) for metric in METRICS}) == 3
     for size in (1, 2, 3):
         assert run_processes(size, _measured, (str(path), 5), tmp_path) == [alone] * size
+
+
+def _apart(group: Group, path: str) -> Any:
+    dataset = open_dataset(small_spec(Path(path)).data, Path(path).parent)
+    queries = np.arange(len(dataset.items.labels)) % 3 == 0
+    dataset.items = replace(dataset.items, is_query=queries, is_gallery=~queries)
+    items = dataset.indices("train")
+    embeddings = np.random.default_rng(3).standard_normal((len(items), 5)).astype(np.float32)
+    found = values_of_split(embeddings, dataset, items, "cosine", group)
+    rows, labels = queries[items], dataset.items.labels[items]
+    wanted = retrieval(embeddings[rows], labels[rows], embeddings[~rows], labels[~rows], own=None)
+    return all(found[name].tobytes() == wanted[name].tobytes() for name in wanted), len(found["map_at_r"])
+
+
+def test_queries_apart_from_the_gallery_are_measured_against_it_alone(tmp_path: Path) -> None:
+    path = write_images(tmp_path, classes=50, each=4)
+    assert run_processes(2, _apart, str(path), tmp_path) == [(True, 40)] * 2
 
 
 def test_more_workers_than_queries_measure_too(tmp_path: Path) -> None:
