@@ -40,7 +40,7 @@ from raydml.search import Collection
 from raydml.spec import CustomData, JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import Checkpoints
-from raydml.training.evaluate import embed_split, has_positives, measure_split
+from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
 from raydml.training.loop import Trainer
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job
@@ -83,6 +83,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Retrieval metrics of the exported model on the test split."""
         return dict(self.facts.get("metrics", {}))
+
+    @property
+    def intervals(self) -> dict[str, list[float]]:
+        """[low, high] of each metric: percentiles of its mean over bootstrap resamples of the queries."""
+        return dict(self.facts.get("intervals", {}))
 
     @property
     def baseline(self) -> dict[str, float]:
@@ -133,6 +138,7 @@ class Run:
             "run": self.name,
             "state": self.state,
             "metrics": self.metrics,
+            "intervals": self.intervals,
             "baseline": self.baseline,
             "model": str(self.model),
             "collection": self.facts.get("collection"),
@@ -402,8 +408,9 @@ def evaluate(
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")
     embeddings = embed_split(embedder.model, items, test, ALONE, spec.model.dimension)
-    metrics = measure_split(embeddings, items, test, spec.evaluate.metric, ALONE)
-    return {"run": run.name, "metrics": metrics, "baseline": run.baseline, "sha256": run.sha256}
+    metrics, bounds = measure_test(embeddings, items, spec, ALONE)
+    intervals = {name: list(bound) for name, bound in bounds.items()}
+    return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": run.baseline, "sha256": run.sha256}
 
 
 def open_collection(name_or_path: str | Path, root: Path | None = None) -> Collection:

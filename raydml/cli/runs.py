@@ -47,7 +47,7 @@ def evaluate(name: RunName, as_json: Json = False) -> None:
         from raydml.cli.tables import metrics_table
 
         measured = run.evaluate(name)
-        answer(measured, metrics_table(measured["metrics"], measured.get("baseline") or {}))
+        answer(measured, metrics_table(measured))
 
 
 def demo(as_json: Json = False) -> None:

@@ -24,20 +24,24 @@ METRIC_NAMES = {
     "recall_at_1": "recall@1",
     "recall_at_10": "recall@10",
     "recall_at_100": "recall@100",
+    "nmi": "NMI",
+    "ami": "AMI",
 }
 
 
-def metrics_table(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> Table:
-    """Raw inputs against the trained embedding, a row per metric."""
+def metrics_table(measured: Mapping[str, Any]) -> Table:
+    """Raw inputs against the trained embedding, a row per metric, from `metrics`, `baseline` and `intervals`."""
+    metrics, baseline, intervals = (measured.get(part) or {} for part in ("metrics", "baseline", "intervals"))
     table = Table(title="test classes", title_justify="left")
     table.add_column("")
-    for heading in ("raw pixels", "trained embedding", "gained"):
+    for heading in ("raw pixels", "trained embedding", "interval", "gained"):
         table.add_column(heading, justify="right")
     for key, name in METRIC_NAMES.items():
         if key in metrics:
             raw = baseline.get(key)
             known = ("-", "-") if raw is None else (f"{raw:.3f}", f"{metrics[key] - raw:+.3f}")
-            table.add_row(name, known[0], f"{metrics[key]:.3f}", known[1])
+            interval = " - ".join(f"{bound:.3f}" for bound in intervals.get(key, ())) or "-"
+            table.add_row(name, known[0], f"{metrics[key]:.3f}", interval, known[1])
     return table
 
 
@@ -52,7 +56,7 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
         "workers": workers,
         "exactness": summary["exactness"],
     }
-    return Group(metrics_table(summary["metrics"], summary["baseline"]), _facts(facts))
+    return Group(metrics_table(summary), _facts(facts))
 
 
 def demo_report(demo: Demo) -> RenderableType:
@@ -66,7 +70,7 @@ def demo_report(demo: Demo) -> RenderableType:
     }
     names = [f"{query.label}  ({query.id})" for query in demo.queries]
     hits = hits_table(names, [query.hits for query in demo.queries], shown=5)
-    return Group(metrics_table(demo.summary["metrics"], demo.summary["baseline"]), hits, _facts(places))
+    return Group(metrics_table(demo.summary), hits, _facts(places))
 
 
 def hits_table(queries: Sequence[str], found: Sequence[Sequence[Any]], shown: int | None = None) -> Table:

@@ -1,6 +1,7 @@
 """Embeddings and labels -> exact metrics, streamed over tiles."""
 
 from raydml.evaluation.baseline import baseline
-from raydml.evaluation.retrieval import QUERY_BLOCK, retrieval, summarise
+from raydml.evaluation.intervals import intervals
+from raydml.evaluation.retrieval import retrieval, summarise
 
-__all__ = ["QUERY_BLOCK", "baseline", "retrieval", "summarise"]
+__all__ = ["baseline", "intervals", "retrieval", "summarise"]

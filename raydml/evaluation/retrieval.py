@@ -5,17 +5,15 @@ Ranks are by score descending, ties by gallery row ascending; labels are compare
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from raydml.errors import DataError, SpecError
 from raydml.evaluation.checks import check_labels, check_own
-from raydml.evaluation.ranking import QUERY_BLOCK, Metric, Scorer, ranked
-
-__all__ = ["QUERY_BLOCK", "retrieval", "summarise"]
-
-Array = np.ndarray[Any, Any]
+from raydml.evaluation.ranks import Ranked, blocks, ranks
+from raydml.evaluation.scores import Array, Metric, Scorer
 
 
 def retrieval(
@@ -39,9 +37,10 @@ def retrieval(
       (Musgrave, Belongie and Lim, A Metric Learning Reality Check, ECCV 2020)
     - recall_at_K: 1 if there is a positive among the first K ranks
 
-    A query's values do not depend on the other queries, so workers that split the queries at multiples of QUERY_BLOCK
-    get together what one gets alone, bit for bit. Memory beyond the inputs is bounded, whatever nq, ng and R. A zero
-    vector has cosine 0 with everything. DataError for rows that are not finite, an empty gallery or wrong shapes.
+    A query's values do not depend on the other queries, so workers that split the queries get together what one gets
+    alone, bit for bit. Memory beyond the inputs is a few numbers a row, and otherwise bounded, but for the positives
+    of a single query. A zero vector has cosine 0 with everything. DataError for rows that are not finite, an empty
+    gallery or wrong shapes.
     """
     if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries have dimension {queries.shape[1]}, the gallery {gallery.shape[1]}: they must agree")
@@ -55,16 +54,20 @@ def retrieval(
     gallery_labels = check_labels("gallery_labels", gallery_labels, len(gallery))
     own = check_own(own, query_labels, gallery_labels)
     scorer = Scorer.of(queries, gallery, metric)
-    num_positives = _count_positives(query_labels, gallery_labels) - (own >= 0)
+    classes = _Classes.of(gallery_labels)
+    num_positives = classes.sizes(query_labels) - (own >= 0)
     values = {name: np.full(len(queries), np.nan) for name in _names(recall_at)}
-    for block in range(0, len(queries), QUERY_BLOCK):
-        here = slice(block, block + QUERY_BLOCK)
-        depths = np.minimum(np.maximum(num_positives[here], max(recall_at, default=1)), len(gallery))
-        for part, rows in ranked(scorer, block, depths, own[here]):
-            some = slice(block + part.start, block + part.stop)
-            hits = (gallery_labels[rows] == query_labels[some, None]) & (rows != own[some, None])
-            for name, value in _measure(hits, num_positives[some], recall_at).items():
-                values[name][some] = np.where(num_positives[some] > 0, value, np.nan)
+    order = np.argsort(query_labels, kind="stable")  # queries of one class share their positives' scores
+    order = order[num_positives[order] > 0]
+    for block in blocks(num_positives[order]):
+        here = order[block]
+        places, rows = classes.positives(query_labels[here], own[here])
+        positives = Ranked.of(scorer, here, places, rows)
+        total = num_positives[here]
+        limits = np.where(positives.place > 0, total[places], np.maximum(total, max(recall_at, default=1))[places])
+        found = ranks(scorer, here, positives, query_labels[here], gallery_labels, limits)
+        for name, value in _measure(found, positives, total, recall_at).items():
+            values[name][here] = value
     return values
 
 
@@ -89,24 +92,43 @@ def _names(recall_at: tuple[int, ...]) -> list[str]:
     return ["precision_at_1", "r_precision", "map_at_r", *(f"recall_at_{depth}" for depth in recall_at)]
 
 
-def _count_positives(query_labels: Array, gallery_labels: Array) -> Array:
-    """Gallery rows with each query's label: int64 (nq,), by binary search in the sorted labels."""
-    ordered = np.sort(gallery_labels)
-    return np.searchsorted(ordered, query_labels, "right") - np.searchsorted(ordered, query_labels, "left")
+@dataclass(frozen=True)
+class _Classes:
+    """Gallery rows by label: `rows` of ascending `labels`, ascending within a label."""
+
+    labels: Array
+    rows: Array
+
+    @classmethod
+    def of(cls, labels: Array) -> _Classes:
+        rows = np.argsort(labels, kind="stable")
+        return cls(labels[rows], rows)
+
+    def sizes(self, labels: Array) -> Array:
+        """Gallery rows with each of these labels: int64 (n,)."""
+        return np.searchsorted(self.labels, labels, "right") - np.searchsorted(self.labels, labels)
+
+    def positives(self, labels: Array, own: Array) -> tuple[Array, Array]:
+        """Pairs (place in `labels`, gallery row) of one label, without the rows `own`, place after place."""
+        sizes = self.sizes(labels)
+        places = np.repeat(np.arange(len(labels)), sizes)
+        within = np.arange(len(places)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        rows = self.rows[np.searchsorted(self.labels, labels)[places] + within]
+        kept = rows != own[places]
+        return places[kept], rows[kept]
 
 
-def _measure(hits: Array, num_positives: Array, recall_at: tuple[int, ...]) -> dict[str, Array]:
-    """Metrics from `hits` (b, ranks), whether each rank holds a positive; all 0 where num_positives is 0."""
-    ranks = np.arange(1, hits.shape[1] + 1)
-    within = hits & (ranks <= num_positives[:, None])
-    found = within.cumsum(axis=1)
-    total = np.maximum(num_positives, 1)
-    # A running sum adds in order of rank, so that the ranks computed for a neighbour's sake do not change the rounding.
-    precisions = np.where(within, found / ranks, 0.0).cumsum(axis=1)[:, -1]
-    recalls = {f"recall_at_{depth}": np.asarray(hits[:, :depth].any(axis=1), np.float64) for depth in recall_at}
+def _measure(found: Array, positives: Ranked, total: Array, recall_at: tuple[int, ...]) -> dict[str, Array]:
+    """Metrics of each query from the ranks `found` (positives,) of its positives, of which it has `total` (b,)."""
+    within = found <= total[positives.queries]
+    queries = positives.queries[within]
+    # bincount adds in the order of rank, so that a query's value does not depend on its neighbours.
+    precisions = np.bincount(queries, (positives.place[within] + 1) / found[within], minlength=len(total))
+    first = found[positives.place == 0]
+    recalls = {f"recall_at_{depth}": (first <= depth).astype(np.float64) for depth in recall_at}
     return {
-        "precision_at_1": hits[:, 0].astype(np.float64),
-        "r_precision": found[:, -1] / total,
+        "precision_at_1": (first == 1).astype(np.float64),
+        "r_precision": np.bincount(queries, minlength=len(total)) / total,
         "map_at_r": precisions / total,
         **recalls,
     }

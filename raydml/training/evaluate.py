@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from raydml.data import Dataset
-from raydml.evaluation import QUERY_BLOCK, retrieval, summarise
+from raydml.evaluation import intervals, retrieval, summarise
 from raydml.membership import share
 from raydml.models import embed_tensors
 from raydml.parallel import Group
+from raydml.spec import JobSpec
 
 CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
 
@@ -34,27 +35,63 @@ def embed_split(model: nn.Module, dataset: Dataset, items: np.ndarray, group: Gr
 def measure_split(
     embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group
 ) -> dict[str, float]:
-    """Retrieval metrics of one split's embeddings; queries are dealt to the workers in blocks of fixed size."""
+    """Retrieval metrics of one split's embeddings, the same bits for any number of workers."""
+    return summarise(values_of_split(embeddings, dataset, items, metric, group))
+
+
+def measure_test(
+    embeddings: np.ndarray, dataset: Dataset, spec: JobSpec, group: Group
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Metrics of the test split, and their intervals: all that `spec.evaluate` asks for, on the first worker.
+
+    Other workers measure their share of the queries and neither resample nor cluster.
+    """
+    items, asked = dataset.indices("test"), spec.evaluate
+    values = values_of_split(embeddings, dataset, items, asked.metric, group)
+    metrics, bounds = summarise(values), {}
+    if group.rank:
+        return metrics, {}
+    labels = dataset.items.labels[items]
+    if asked.bootstrap:
+        classes = labels[dataset.items.is_query[items]] if asked.bootstrap_over == "classes" else None
+        bounds = intervals(
+            values, confidence=asked.confidence, repeats=asked.bootstrap, seed=spec.seed, classes=classes
+        )
+    if asked.clustering:
+        from raydml.evaluation.clustering import clustering  # loads scikit-learn: a second that few runs need
+
+        metrics |= clustering(embeddings, labels, seed=spec.seed, unit=asked.metric == "cosine")
+    return metrics, bounds
+
+
+def values_of_split(
+    embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, metric: str, group: Group
+) -> dict[str, np.ndarray]:
+    """Metrics of each query of the split, on every worker; a worker measures its share of the queries."""
     table = dataset.items
     queries = np.flatnonzero(table.is_query[items])
     gallery = np.flatnonzero(table.is_gallery[items])
     place = np.full(len(items), -1)
     place[gallery] = np.arange(len(gallery))
-    blocks = [queries[start : start + QUERY_BLOCK] for start in range(0, len(queries), QUERY_BLOCK)]
-    mine = [blocks[index] for index in share(group.rank, group.size, len(blocks))]
-    values: dict[str, np.ndarray] = {}
-    if mine:
-        rows = np.concatenate(mine)
-        values = retrieval(
-            embeddings[rows],
-            table.labels[items[rows]],
-            embeddings[gallery],
-            table.labels[items[gallery]],
-            own=place[rows],
-            metric=metric,  # type: ignore[arg-type]
-        )
-    shared = [part for part in group.objects(values) if part]
-    return summarise({name: np.concatenate([part[name] for part in shared]) for name in shared[0]})
+    part = share(group.rank, group.size, len(queries))
+    mine = queries[part.start : part.stop]
+    values = retrieval(
+        _rows(embeddings, mine),
+        table.labels[items[mine]],
+        _rows(embeddings, gallery),
+        table.labels[items[gallery]],
+        own=place[mine],
+        metric=metric,  # type: ignore[arg-type]
+    )
+    parts = group.objects(values)
+    return {name: np.concatenate([part[name] for part in parts]) for name in values}
+
+
+def _rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`embeddings[rows]` of ascending rows, without a copy where they follow one another."""
+    together = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+    chosen: np.ndarray = embeddings[rows[0] : rows[-1] + 1] if together else embeddings[rows]
+    return chosen
 
 
 def has_positives(dataset: Dataset, split: str) -> bool:

@@ -17,7 +17,7 @@ from raydml.models import build_model, save_model
 from raydml.parallel import Group
 from raydml.spec import JobSpec
 from raydml.training.checkpoints import Best, Checkpoints
-from raydml.training.evaluate import embed_split, has_positives, measure_split
+from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.record import RunRecord
 
@@ -121,6 +121,11 @@ class Worker:
         embeddings = embed_split(model, self.dataset, items, self.group, spec.model.dimension)
         return measure_split(embeddings, self.dataset, items, spec.evaluate.metric, self.group)
 
+    def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        spec, items = self.spec, self.dataset.indices("test")
+        embeddings = embed_split(self.trainer.model, self.dataset, items, self.group, spec.model.dimension)
+        return measure_test(embeddings, self.dataset, spec, self.group)
+
     def _save(self) -> None:
         state = self.trainer.state
         if self.writes and self._saved != state.step:
@@ -134,8 +139,7 @@ class Worker:
         if self.spec.train.export == "best" and self.best is not None and self.best.step != exported:
             self.group.objects(None)  # the first worker's last save is on disk from here on
             exported = self.checkpoints.load(self.best.step, self.trainer.state).step
-        items = self.dataset.indices("test")
-        metrics = self._measure(items)
+        metrics, bounds = self._measure_test()
         indexed = self._embed_index()
         if not self.writes:
             return
@@ -150,7 +154,12 @@ class Worker:
             with whole_folder(self.job.folder / "embeddings") as draft:
                 np.save(draft / "vectors.npy", indexed)
         self.record.change(
-            metrics=metrics, sha256=digest, state_sha256=state_sha256, exported_step=exported, trained=True
+            metrics=metrics,
+            intervals=bounds,
+            sha256=digest,
+            state_sha256=state_sha256,
+            exported_step=exported,
+            trained=True,
         )
 
     def _embed_index(self) -> np.ndarray | None:

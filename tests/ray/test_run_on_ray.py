@@ -55,7 +55,11 @@ def test_one_spec_from_data_to_collection(tmp_path: Path, monkeypatch: pytest.Mo
     assert collection.count() == run.metrics["queries"]
     item = collection.ids[0]
     assert item not in [hit.id for hit in collection.search(ids=[item], k=5)[0]]
-    assert raydml.evaluate("whole")["metrics"] == pytest.approx(run.metrics, rel=1e-6)
+    again = raydml.evaluate("whole")
+    assert again["metrics"] == pytest.approx(run.metrics, rel=1e-6)
+    for name, (low, high) in again["intervals"].items():
+        assert run.intervals[name] == pytest.approx([low, high], rel=1e-6) and low <= run.metrics[name] <= high
+    assert "map_at_r" in again["intervals"]
     with pytest.raises(RunExists, match="--again"):
         raydml.train(spec)
     once_more = raydml.train(spec, again=True)

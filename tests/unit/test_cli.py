@@ -28,6 +28,7 @@ SUMMARY = {
     "run": "small",
     "state": "succeeded",
     "metrics": {"precision_at_1": 0.9, "map_at_r": 0.8},
+    "intervals": {"precision_at_1": [0.87, 0.93], "map_at_r": [0.71, 0.89]},
     "baseline": {"precision_at_1": 0.5, "map_at_r": 0.3},
     "model": "/somewhere/model",
     "collection": None,
@@ -154,8 +155,10 @@ def test_an_error_is_one_message_and_its_exit_code(
 
 
 def test_evaluate_shows_the_metrics_beside_raw_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "evaluate", lambda name: {"run": name, **{k: SUMMARY[k] for k in ("metrics", "baseline")}})
-    assert "0.800" in call("evaluate", "small").stdout
+    measured = {part: SUMMARY[part] for part in ("metrics", "intervals", "baseline")}
+    monkeypatch.setattr(run, "evaluate", lambda name: {"run": name, **measured})
+    shown = call("evaluate", "small").stdout
+    assert all(words in shown for words in ("0.800", "0.300", "+0.500", "0.710 - 0.890"))
     assert json.loads(call("evaluate", "small", "--json").stdout)["run"] == "small"
 
 

@@ -55,6 +55,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "ray": ("training/ray_backend.py", "training/placement.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
+    "sklearn": ("evaluation/clustering.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "matplotlib": ("data/", "report.py"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raydml.errors import DataError
-from raydml.evaluation import QUERY_BLOCK, baseline, ranking, retrieval, summarise
+from raydml.evaluation import baseline, ranks, retrieval, scores, summarise
 
 pytestmark = pytest.mark.timeout(30)
 Array = np.ndarray[Any, Any]
@@ -54,8 +54,8 @@ def test_metrics_are_those_of_a_loop_with_ties_and_lonely_queries(metric: Any) -
 
 
 def test_queries_apart_from_the_gallery_over_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "GALLERY_TILE", 16)
-    monkeypatch.setattr(ranking, "DIMENSION_TILE", 3)
+    monkeypatch.setattr(ranks, "GALLERY_TILE", 16)
+    monkeypatch.setattr(scores, "DIMENSION_TILE", 3)
     random = np.random.default_rng(1)
     queries, gallery = random.standard_normal((20, 8)), random.standard_normal((75, 8))
     gallery[40:50] = gallery[0:10]
@@ -80,13 +80,13 @@ def test_equal_vectors_rank_by_row_wherever_they_stand() -> None:
         assert values[f"recall_at_{max(place, 1)}"][0] == (place == 0)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_workers_that_split_at_query_blocks_get_the_same_bits(metric: Any) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_workers_that_split_the_queries_anywhere_get_the_same_bits(metric: Any) -> None:
     random = np.random.default_rng(3)
-    vectors, labels = random.standard_normal((3 * QUERY_BLOCK - 50, 24)).astype(np.float32), random.integers(0, 9, 718)
+    vectors, labels = random.standard_normal((718, 24)).astype(np.float32), random.integers(0, 9, 718)
     own = np.arange(718)
     whole = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
-    for cut in (QUERY_BLOCK, 2 * QUERY_BLOCK):
+    for cut in (1, 256, 500):
         parts = [
             retrieval(vectors[s], labels[s], vectors, labels, own=own[s], metric=metric)
             for s in (slice(0, cut), slice(cut, None))
@@ -95,14 +95,47 @@ def test_workers_that_split_at_query_blocks_get_the_same_bits(metric: Any) -> No
             assert np.concatenate([part[name] for part in parts]).tobytes() == whole[name].tobytes()
 
 
-def test_little_memory_for_candidates_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
     vectors, labels = random.standard_normal((300, 8)), random.integers(0, 2, 300)
     whole = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
-    monkeypatch.setattr(ranking, "_KEPT_BYTES", 50 * (ranking.GALLERY_TILE + 160) * 32)
+    for name, value in {"_PAIRS": 400, "_WAITING": 10, "_FIRST_TILE": 1, "GALLERY_TILE": 30}.items():
+        monkeypatch.setattr(ranks, name, value)
     parts = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
     for name in whole:
         assert whole[name].tobytes() == parts[name].tobytes()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_differences_far_below_float32_decide(metric: Any) -> None:
+    random = np.random.default_rng(8)
+    angles = 0.7 + 1e-10 * random.permutation(120)  # float32 tells numbers near 0.7 apart from 6e-8 on
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1) if metric == "cosine" else np.tile(angles, (2, 1)).T
+    queries, none = np.array([[1.0, 0.0], [0.8, 0.1], [3.0, 3.5]]), np.full(3, -1)
+    query_labels, gallery_labels = np.arange(3), random.integers(0, 3, 120)
+    values = retrieval(queries, query_labels, gallery, gallery_labels, own=None, metric=metric)
+    expected = slow(queries, query_labels, gallery, gallery_labels, none, metric)
+    np.testing.assert_allclose(table(values), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+@pytest.mark.parametrize("value", [0.0, 3.0, 1e-200, 1e100])
+def test_a_collapsed_model_ranks_by_row(metric: Any, value: float) -> None:
+    labels = np.arange(1200) % 300
+    vectors = np.full((1200, 4), value)
+    values = retrieval(vectors, labels, vectors, labels, own=np.arange(1200), metric=metric)
+    first = np.where(labels == np.arange(1200), labels + 300, labels) + 1  # a query itself does not count
+    first = np.where(labels == np.arange(1200), first - 1, first)
+    assert values["recall_at_100"].tolist() == (first <= 100).astype(float).tolist()
+
+
+def test_one_large_class_among_many_small_ones() -> None:
+    random = np.random.default_rng(9)
+    labels = np.concatenate([np.zeros(200, dtype=int), np.arange(1, 101).repeat(2)])
+    vectors = random.standard_normal((400, 5)) + (labels == 0)[:, None]
+    values = retrieval(vectors, labels, vectors, labels, own=np.arange(400), metric="euclidean")
+    expected = slow(vectors, labels, vectors, labels, np.arange(400), "euclidean")
+    np.testing.assert_allclose(table(values), expected, atol=1e-12)
 
 
 def test_labels_above_two_to_the_24_stay_apart() -> None:
@@ -136,7 +169,20 @@ def test_memory_stays_far_below_all_pairs() -> None:
     retrieval(vectors[:300], labels[:300], vectors, labels, own=np.arange(300))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 80 * 2**20
+    assert peak < 20 * 2**20
+
+
+def test_memory_stays_bounded_with_one_large_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_PAIRS", 2**16)
+    random = np.random.default_rng(10)
+    vectors, labels = random.standard_normal((5000, 4)).astype(np.float32), np.arange(5000) // 4
+    labels[random.permutation(5000)[:3000]] = -1
+    queries = np.flatnonzero(labels == -1)[:100]  # 300,000 pairs of a query and a positive
+    tracemalloc.start()
+    retrieval(vectors[queries], labels[queries], vectors, labels, own=queries)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**16 * 250
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def finished(spec: JobSpec, folder: Path, resume: int | None = None) -> dict[str
     return RunRecord(folder).read()
 
 
-OUTCOME = ("state_sha256", "sha256", "exported_step", "metrics")
+OUTCOME = ("state_sha256", "sha256", "exported_step", "metrics", "intervals")
 
 
 @pytest.mark.parametrize("optimizer", [{"kind": "sgd"}, {"kind": "adamw"}], ids=lambda one: one["kind"])
