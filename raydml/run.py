@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel
 from torch import nn
 
 import raydml.errors
@@ -47,6 +48,7 @@ from raydml.training.worker import Job
 if TYPE_CHECKING:
     from raydml.training.placement import Placement
 
+Part = TypeVar("Part", bound=BaseModel)
 ALONE = Group(rank=0, size=1, num_slices=1)
 
 
@@ -173,12 +175,14 @@ def train(
 
 
 def _located(spec: JobSpec) -> JobSpec:
-    """The spec with the data's path made absolute: workers run in folders of their own."""
-    path = getattr(spec.data, "path", None)
-    if path is None:
-        return spec
-    absolute = str(Path(path).expanduser().absolute())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": absolute})})
+    """The spec with all paths made absolute: workers run in folders of their own."""
+    model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
+    return spec.model_copy(update={"data": _with_absolute_path(spec.data), "model": model})
+
+
+def _with_absolute_path(part: Part) -> Part:
+    path = getattr(part, "path", None)
+    return part if path is None else part.model_copy(update={"path": str(Path(path).expanduser().absolute())})
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raydml.catalogue import LossSpec
 
@@ -152,7 +152,42 @@ class CustomBackbone(Frozen):
     kind: Literal["custom"] = "custom"
 
 
-BackboneSpec = Annotated[SmallCnn | Mlp | Linear | CustomBackbone, Field(discriminator="kind")]
+class TransformersSpec(Frozen):
+    """A vision or text model of the `transformers` library; nothing is ever downloaded."""
+
+    kind: Literal["transformers"] = "transformers"
+    architecture: str | None = Field(
+        None,
+        pattern=r"^[A-Z][A-Za-z0-9]{0,99}$",
+        description="class name, such as ResNetModel, ViTModel or BertModel; None: the one that the folder names",
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="options of its configuration that differ from the library's or the folder's"
+    )
+    path: str | None = Field(
+        None, min_length=1, description="local folder with config.json and safetensors; None: fresh weights"
+    )
+    pooling: Literal["mean", "cls", "pooler"] = Field(
+        "mean", description="features: mean over positions (padding left out), the first position, or its own pooler"
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _config_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot be written as JSON: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _something_names_it(self) -> Self:
+        if self.architecture is None and self.path is None:
+            raise ValueError("transformers needs an architecture, such as ViTModel, or the path of a local folder")
+        return self
+
+
+BackboneSpec = Annotated[SmallCnn | Mlp | Linear | TransformersSpec | CustomBackbone, Field(discriminator="kind")]
 
 
 class ModelSpec(Frozen):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raydml.errors import SpecError
-from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, SmallCnn
+from raydml.models.transformers_backbone import TransformersBackbone
+from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, SmallCnn, TransformersSpec
 
 
 class ResidualBlock(nn.Module):
@@ -74,7 +75,10 @@ class LinearBackbone(nn.Flatten):
         self.features = inputs
 
 
-def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> SmallCnnBackbone | MlpBackbone | LinearBackbone:
+Backbone = SmallCnnBackbone | MlpBackbone | LinearBackbone | TransformersBackbone
+
+
+def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> Backbone:
     """The backbone of the spec for inputs of one shape; `.features` is the width of what it returns."""
     if isinstance(spec, CustomBackbone):
         raise SpecError("model.backbone.kind: custom needs raydml.train(spec, model=<torch module>) from Python")
@@ -84,6 +88,8 @@ def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> SmallCnn
                 f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear"
             )
         return SmallCnnBackbone(spec, input_shape[0])
+    if isinstance(spec, TransformersSpec):
+        return TransformersBackbone(spec, input_shape)
     if isinstance(spec, Linear):
         return LinearBackbone(math.prod(input_shape))
     return MlpBackbone(spec, math.prod(input_shape))

@@ -28,6 +28,11 @@ class EmbeddingModel(nn.Module):
         return functional.normalize(embeddings) if self.normalize else embeddings
 
 
+def as_input(inputs: Tensor, device: torch.device, kind: torch.dtype) -> Tensor:
+    """Inputs on the model's device; pixels and vectors in its type, token ids whole as they are."""
+    return inputs.to(device, kind) if inputs.is_floating_point() else inputs.to(device)
+
+
 def build_model(
     spec: ModelSpec, input_shape: tuple[int, ...], seed: int, custom: nn.Module | None = None
 ) -> EmbeddingModel:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from raydml.data import Preprocessing
 from raydml.errors import CheckpointError, SpecError
 from raydml.files import sha256_file, whole_folder, write_json
-from raydml.models.embedding import EmbeddingModel, build_model
+from raydml.models.embedding import EmbeddingModel, as_input, build_model
+from raydml.models.transformers_backbone import TransformersBackbone
 from raydml.spec import CustomBackbone, ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -44,7 +45,7 @@ class Embedder:
 def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tensor:
     """(n, *input_shape) -> (n, dimension) on the CPU; the model's own type and device do the work."""
     parameter = next(model.parameters())
-    parts = [model(part.to(parameter.device, parameter.dtype)).cpu() for part in torch.split(inputs, chunk)]
+    parts = [model(as_input(part, parameter.device, parameter.dtype)).cpu() for part in torch.split(inputs, chunk)]
     return torch.cat(parts)
 
 
@@ -59,9 +60,20 @@ def save_model(
         write_json(draft / "preprocessing.json", preprocessing.to_dict())
         write_json(
             draft / "config.json",
-            {"model": spec.model_dump(mode="json"), "input_shape": list(input_shape), "sha256": digest},
+            {
+                "model": _standing_alone(spec, model).model_dump(mode="json"),
+                "input_shape": list(input_shape),
+                "sha256": digest,
+            },
         )
     return digest
+
+
+def _standing_alone(spec: ModelSpec, model: EmbeddingModel) -> ModelSpec:
+    """The spec without folders to start from, which may be gone when the model is loaded."""
+    if isinstance(model.backbone, TransformersBackbone):
+        return spec.model_copy(update={"backbone": model.backbone.described})
+    return spec
 
 
 def load_model(folder: str | Path, *, module: nn.Module | None = None) -> Embedder:

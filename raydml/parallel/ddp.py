@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.errors import SpecError
-from raydml.models import has_prefix
+from raydml.models import as_input, has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
 from raydml.parallel.group import Group
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
@@ -74,7 +74,7 @@ class DataParallel:
         low = self._precision == "bf16"
         kind = torch.float64 if self._precision == "float64" else torch.float32
         with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
-            embeddings: Tensor = self.model(inputs.to(self._device, kind))
+            embeddings: Tensor = self.model(as_input(inputs, self._device, kind))
         self._moved = [norm for norm in self._norms for _ in norm.pending]
         self._statistics.append([value for norm in self._norms for pair in norm.pending for value in pair])
         return embeddings.to(kind)

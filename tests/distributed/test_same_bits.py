@@ -12,6 +12,11 @@ from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 from tests.unit.test_losses import every_entry
 
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+VIT = {
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}
 AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
 CNN = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.2}, "dimension": 8}
 SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
@@ -73,6 +78,22 @@ def digests(cases: dict[str, JobSpec], sizes: tuple[int, ...], folder: Path) -> 
                     assert seen[name].setdefault(size, digest) == digest, f"{name}: workers differ at W = {size}"
                     assert losses[0] != losses[-1], f"{name}: nothing was trained"
     return seen
+
+
+def test_so_it_is_for_models_of_the_transformers_library(tmp_path: Path) -> None:
+    data = write_images(tmp_path)
+    short = {"steps": 3, "evaluate_every": 0}
+    cases = {
+        architecture: small_spec(
+            data,
+            train=short,
+            model={"backbone": {"kind": "transformers", "architecture": architecture, "config": config}},
+            **{"data.augment": AUGMENT},
+        )
+        for architecture, config in (("ResNetModel", RESNET), ("ViTModel", VIT))
+    }
+    for name, found in digests(cases, (1, 2, 3), tmp_path).items():
+        assert len(set(found.values())) == 1, f"{name}: {found}"
 
 
 def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:

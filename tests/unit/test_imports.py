@@ -54,6 +54,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "ray": ("training/ray_backend.py", "training/placement.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
+    "transformers": ("models/transformers_backbone.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "matplotlib": ("data/", "report.py"),
