@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raydml.data import DataReport, Dataset, SamplingPlan
 from raydml.errors import DataError
 from raydml.membership import share
-from raydml.models import build_model
+from raydml.models import build_model, check_inputs
 from raydml.spec import CustomBackbone, JobSpec, Sgd
 
 
@@ -132,7 +132,9 @@ def _slices(world_size: int, num_slices: int) -> list[list[int]]:
 
 
 def _model(spec: JobSpec, dataset: Dataset) -> nn.Module:
-    return build_model(spec.model, dataset.input_shape, spec.seed)
+    model = build_model(spec.model, dataset.input_shape, spec.seed)
+    check_inputs(spec.model, model, dataset.preprocessing)
+    return model
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -148,13 +150,18 @@ def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
         parameters=sum(parameter.numel() for parameter in model.parameters()) * width,
         gradients=trained,
         optimizer=moments * trained,
-        activations_per_slice=kept_by_forward(model, (spec.batch.slice_size, *dataset.input_shape)) * width // 4,
+        activations_per_slice=_kept(spec, dataset, model) * width // 4,
         tree=spec.exactness == "bitwise",
     )
 
 
-def kept_by_forward(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that autograd keeps for the backward pass of float32 inputs of this shape, parameters left out."""
+def _kept(spec: JobSpec, dataset: Dataset, model: nn.Module) -> int:
+    shape = (spec.batch.slice_size, *dataset.input_shape)
+    return kept_by_forward(model, shape, dataset.preprocessing.type)
+
+
+def kept_by_forward(model: nn.Module, shape: tuple[int, ...], kind: torch.dtype = torch.float32) -> int:
+    """Bytes that autograd keeps for the backward pass of inputs of this shape and type, parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # or the allocator would hand an address out twice
@@ -167,5 +174,5 @@ def kept_by_forward(model: nn.Module, shape: tuple[int, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        model.train()(torch.zeros(shape))
+        model.train()(torch.zeros(shape, dtype=kind))
     return sum(kept.values())

@@ -33,11 +33,11 @@ from raydml.errors import (
 )
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
-from raydml.models import build_model, load_model
+from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group
 from raydml.progress import Progress, Watch
 from raydml.search import Collection
-from raydml.spec import CustomData, JobSpec
+from raydml.spec import CustomData, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split
@@ -177,7 +177,10 @@ def train(
 def _located(spec: JobSpec) -> JobSpec:
     """The spec with all paths made absolute: workers run in folders of their own."""
     model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
-    return spec.model_copy(update={"data": _with_absolute_path(spec.data), "model": model})
+    data = _with_absolute_path(spec.data)
+    if isinstance(data, ManifestData) and data.text is not None:
+        data = data.model_copy(update={"text": _with_absolute_path(data.text)})
+    return spec.model_copy(update={"data": data, "model": model})
 
 
 def _with_absolute_path(part: Part) -> Part:
@@ -231,6 +234,7 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
             f"give more rows `split: test`, or no split at all"
         )
     built = build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    check_inputs(spec.model, built, items.preprocessing)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, root)

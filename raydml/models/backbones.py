@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from raydml.errors import SpecError
 from raydml.models.transformers_backbone import TransformersBackbone
-from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, SmallCnn, TransformersSpec
+from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, NgramBag, SmallCnn, TransformersSpec
 
 
 class ResidualBlock(nn.Module):
@@ -75,7 +75,23 @@ class LinearBackbone(nn.Flatten):
         self.features = inputs
 
 
-Backbone = SmallCnnBackbone | MlpBackbone | LinearBackbone | TransformersBackbone
+class NgramBagBackbone(nn.Module):
+    """The mean of one vector per hashed n-gram (fastText: Joulin et al. 2017)."""
+
+    def __init__(self, spec: NgramBag) -> None:
+        super().__init__()
+        self.buckets = spec.buckets
+        self.vectors = nn.EmbeddingBag(spec.buckets + 1, spec.width, mode="mean", padding_idx=0)
+        self.features = spec.width
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, length) hashes, -1 for padding -> (n, features); hash h has vector 1 + h mod buckets."""
+        places = torch.where(inputs < 0, 0, inputs % self.buckets + 1)
+        vectors: Tensor = self.vectors(places)
+        return vectors
+
+
+Backbone = SmallCnnBackbone | MlpBackbone | LinearBackbone | NgramBagBackbone | TransformersBackbone
 
 
 def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> Backbone:
@@ -85,9 +101,14 @@ def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> Backbone
     if isinstance(spec, SmallCnn):
         if len(input_shape) != 3:
             raise SpecError(
-                f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear"
+                f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear "
+                f"(ngram_bag for texts)"
             )
         return SmallCnnBackbone(spec, input_shape[0])
+    if isinstance(spec, NgramBag):
+        if len(input_shape) != 1:
+            raise SpecError(f"ngram_bag takes texts, and this data has inputs of shape {input_shape}")
+        return NgramBagBackbone(spec)
     if isinstance(spec, TransformersSpec):
         return TransformersBackbone(spec, input_shape)
     if isinstance(spec, Linear):

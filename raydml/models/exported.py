@@ -1,4 +1,4 @@
-"""A trained model as a folder: weights, configuration, preprocessing; images -> embeddings."""
+"""A trained model as a folder: weights, configuration, preprocessing; inputs -> embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from raydml.data import Preprocessing
-from raydml.errors import CheckpointError, SpecError
+from raydml.errors import CheckpointError, DataError, SpecError
 from raydml.files import sha256_file, whole_folder, write_json
 from raydml.models.embedding import EmbeddingModel, as_input, build_model
 from raydml.models.transformers_backbone import TransformersBackbone
@@ -33,11 +33,18 @@ class Embedder:
         self.digest = digest
         self.dimension = dimension
 
-    def embed(self, images: Sequence[Any]) -> np.ndarray:
-        """Images (paths, PIL images, uint8 arrays; vectors for vector models) -> (n, dimension) float32."""
-        if not len(images):
+    @property
+    def takes_texts(self) -> bool:
+        """Whether inputs are texts."""
+        return self.preprocessing.kind == "tokens"
+
+    def embed(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Images (paths, PIL images, uint8 arrays), texts or vectors, as the model takes -> (n, dimension) float32."""
+        if isinstance(inputs, str):
+            raise DataError(f"embed takes a list, not the single {inputs!r}: write [{inputs!r}]")
+        if not len(inputs):
             return np.empty((0, self.dimension), np.float32)
-        tensors = [self.preprocessing.tensor(self.preprocessing.decode(image)) for image in images]
+        tensors = [self.preprocessing.tensor(self.preprocessing.decode(one)) for one in inputs]
         return embed_tensors(self.model, torch.stack(tensors)).float().numpy()
 
 

@@ -38,6 +38,11 @@ class TransformersBackbone(nn.Module):
         self.features = self._width(input_shape)
 
     @property
+    def vocabulary(self) -> int:
+        """Different token ids that it takes; text models only."""
+        return int(self.model.config.vocab_size)
+
+    @property
     def described(self) -> TransformersSpec:
         """The same model as architecture and configuration alone, for a folder that stands for itself."""
         config = self.model.config
