@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "membership": BASE,
     "data": BASE,
     "models": BASE | {"data"},
+    "datasets": {"errors", "files"},
     "parallel": BASE | {"membership", "data", "models"},
     "losses": BASE | {"membership", "data", "models", "parallel"},
     "evaluation": LOWER,
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "progress", "report", "specfile"},
-    "cli": UPPER | {"run", "progress", "report", "specfile", "plan", "demo", "doctor"},
+    "cli": UPPER | {"datasets", "run", "progress", "report", "specfile", "plan", "demo", "doctor"},
     "__init__": {"errors", "spec", "models", "search", "run"},
 }
 
@@ -56,6 +57,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "pytorch_metric_learning": ("losses/",),
     "transformers": ("models/transformers_backbone.py", "data/text.py"),
     "tokenizers": ("data/text.py",),
+    "resvg_py": ("datasets/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "matplotlib": ("data/", "report.py"),
