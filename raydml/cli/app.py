@@ -19,6 +19,7 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": runs.demo,
+    "init": specs.init,
     "validate": specs.validate,
     "plan": specs.plan,
     "schema": specs.schema,

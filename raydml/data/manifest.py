@@ -50,6 +50,11 @@ def manifest_table(spec: ManifestData) -> Table:
     )
 
 
+def manifest_columns(table: Path) -> set[str]:
+    """Names of the columns that hold values. DataError where the table cannot be read."""
+    return {name for row in _rows(table) for name in row}
+
+
 def _content_column(spec: ManifestData, table: Path, rows: list[Row]) -> str:
     """The column that holds the items: text where the spec has rules for texts, else path, else bytes."""
     if spec.text is not None:

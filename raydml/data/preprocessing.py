@@ -82,7 +82,7 @@ class Preprocessing:
         if self.text is not None:
             return np.array(token_ids(self.text, source, self.shape[0]), np.int64)
         try:
-            image = _eight_bits(ImageOps.exif_transpose(_open(source)))
+            image = _eight_bits(ImageOps.exif_transpose(open_image(source)))
         except DataError:
             raise
         except Exception as error:  # a broken file makes the decoders raise almost anything
@@ -116,7 +116,8 @@ class Preprocessing:
         return source.astype(np.float32)
 
 
-def _open(source: Source) -> Image.Image:
+def open_image(source: Source) -> Image.Image:
+    """The picture as it is, perhaps not yet decoded; DataError or Pillow's errors for what is none."""
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):

@@ -37,8 +37,9 @@ def make(folders: Mapping[str, Path], target: Path) -> Counts:
 
 def _rows(translations: dict[Pair, str]) -> list[dict[str, str]]:
     texts = {(message, "en"): message for message, _ in translations} | translations
-    uses = Counter(text for _, text in {(message, text) for (message, _), text in texts.items()})
-    kept = {pair: text for pair, text in texts.items() if uses[text] == 1 and (pair[1] == "en") == (text == pair[0])}
+    uses = Counter(text for _, text in {(message, text.casefold()) for (message, _), text in texts.items()})
+    own = {pair: text for pair, text in texts.items() if (pair[1] == "en") == (text == pair[0])}
+    kept = {pair: text for pair, text in own.items() if uses[text.casefold()] == 1}
     languages = Counter(message for message, _ in kept)
     return [
         {"id": f"{message}/{language}", "text": text, "label": message, "language": language}

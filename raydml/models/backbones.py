@@ -82,6 +82,8 @@ class NgramBagBackbone(nn.Module):
         super().__init__()
         self.buckets = spec.buckets
         self.vectors = nn.EmbeddingBag(spec.buckets + 1, spec.width, mode="mean", padding_idx=0)
+        with torch.no_grad():  # at torch's unit variance Adam's steps would take ten times as long to matter
+            self.vectors.weight *= 0.1
         self.features = spec.width
 
     def forward(self, inputs: Tensor) -> Tensor:

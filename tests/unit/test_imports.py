@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE,
     "models": BASE | {"data"},
     "datasets": {"errors", "files"},
+    "starter": BASE | {"data", "specfile"},
     "parallel": BASE | {"membership", "data", "models"},
     "losses": BASE | {"membership", "data", "models", "parallel"},
     "evaluation": LOWER,
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "progress", "report", "specfile"},
-    "cli": UPPER | {"datasets", "run", "progress", "report", "specfile", "plan", "demo", "doctor"},
+    "cli": UPPER | {"datasets", "run", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
     "__init__": {"errors", "spec", "models", "search", "run"},
 }
 

@@ -263,7 +263,7 @@ def test_a_plan_counts_a_model_of_texts(tmp_path: Path) -> None:
     spec = text_spec(manifest)
     made = plan(spec, open_dataset(spec.data, tmp_path))
     assert made.problem is None
-    assert made.parameters == (64 + 1) * 16 + 16 * 8 + 8
+    assert made.parameters == (64 + 1) * 16 + 16 * 8
 
 
 def test_a_model_of_texts_is_trained_exported_and_searched_with_texts(tmp_path: Path) -> None:
