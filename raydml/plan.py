@@ -14,7 +14,7 @@ from torch import nn
 from raydml.data import DataReport, Dataset, sampling_plan
 from raydml.errors import DataError
 from raydml.membership import share
-from raydml.models import build_model
+from raydml.models import build_model, check_inputs
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
@@ -137,7 +137,9 @@ def _slices(world_size: int, num_slices: int) -> list[list[int]]:
 
 
 def _model(spec: JobSpec, dataset: Dataset) -> nn.Module:
-    return build_model(spec.model, dataset.input_shape, spec.seed)
+    model = build_model(spec.model, dataset.input_shape, spec.seed)
+    check_inputs(spec.model, model, dataset.preprocessing)
+    return model
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
@@ -152,16 +154,16 @@ def _device(spec: JobSpec) -> torch.device:
 
 def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
     shape = (spec.batch.slice_size, *dataset.input_shape)
-    precision = spec.parallel.precision
-    activations = kept_by_forward(model, shape, precision)
-    return memory_of(spec, model, activations, 4 * math.prod(shape))
+    kind = dataset.preprocessing.type
+    activations = kept_by_forward(model, shape, spec.parallel.precision, kind)
+    return memory_of(spec, model, activations, kind.itemsize * math.prod(shape))
 
 
-def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str) -> int:
-    """Bytes that autograd keeps for the backward pass of inputs of this shape, parameters left out."""
+def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str, kind: torch.dtype = torch.float32) -> int:
+    """Bytes that autograd keeps for the backward pass of inputs of this shape and type, parameters left out."""
     saved = SavedBytes(model)
     # float16 is slow on a CPU: bfloat16 is as wide.
     low = torch.autocast("cpu", torch.bfloat16) if precision in AUTOCAST else nullcontext()
     with saved.counting(), low:
-        model.train()(torch.zeros(shape))
+        model.train()(torch.zeros(shape, dtype=kind))
     return saved.total * (2 if precision == "float64" else 1)

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel
 from torch import nn
 
 import raydml.errors
@@ -33,11 +34,11 @@ from raydml.errors import (
 )
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
-from raydml.models import build_model, load_model
+from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group
 from raydml.progress import Progress, Watch
 from raydml.search import Collection
-from raydml.spec import CustomData, JobSpec
+from raydml.spec import CustomData, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
@@ -48,6 +49,7 @@ from raydml.training.worker import Job
 if TYPE_CHECKING:
     from raydml.training.placement import Placement
 
+Part = TypeVar("Part", bound=BaseModel)
 ALONE = Group(rank=0, size=1, num_slices=1)
 
 
@@ -186,12 +188,17 @@ def train(
 
 
 def _located(spec: JobSpec) -> JobSpec:
-    """The spec with the data's path made absolute: workers run in folders of their own."""
-    path = getattr(spec.data, "path", None)
-    if path is None:
-        return spec
-    absolute = str(Path(path).expanduser().absolute())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": absolute})})
+    """The spec with all paths made absolute: workers run in folders of their own."""
+    model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
+    data = _with_absolute_path(spec.data)
+    if isinstance(data, ManifestData) and data.text is not None:
+        data = data.model_copy(update={"text": _with_absolute_path(data.text)})
+    return spec.model_copy(update={"data": data, "model": model})
+
+
+def _with_absolute_path(part: Part) -> Part:
+    path = getattr(part, "path", None)
+    return part if path is None else part.model_copy(update={"path": str(Path(path).expanduser().absolute())})
 
 
 @contextlib.contextmanager
@@ -240,6 +247,7 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
             f"give more rows `split: test`, or no split at all"
         )
     built = build_model(spec.model, items.input_shape, spec.seed, custom=model)
+    check_inputs(spec.model, built, items.preprocessing)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, root)

@@ -66,11 +66,38 @@ class ImageFolderData(ImageOptions):
     path: str = Field(description="the folder")
 
 
+class NgramsText(Frozen):
+    """Texts as hashed character n-grams: no vocabulary, any language. Goes with the backbone ngram_bag."""
+
+    kind: Literal["ngrams"] = "ngrams"
+    shortest: int = Field(3, ge=1, le=16, description="fewest characters of an n-gram")
+    longest: int = Field(5, ge=1, le=16, description="most characters of an n-gram")
+    length: int = Field(256, ge=1, le=65536, description="n-grams kept of a text")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest = {self.shortest} characters is more than longest = {self.longest}")
+        return self
+
+
+class TokenizerText(Frozen):
+    """Texts as the tokens of a model of the `transformers` library; its tokenizer travels with the trained model."""
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    path: str = Field(min_length=1, description="local folder of the saved tokenizer")
+    length: int = Field(64, ge=3, le=65536, description="tokens kept of a text, special ones among them")
+
+
+TextSpec = Annotated[NgramsText | TokenizerText, Field(discriminator="kind")]
+
+
 class ManifestData(ImageOptions):
-    """A CSV, JSONL or Parquet table with the columns path and label, one row an image."""
+    """A CSV, JSONL or Parquet table, one row an item: a label and a path, the bytes of a picture, or a text."""
 
     kind: Literal["manifest"] = "manifest"
     path: str = Field(description="the table; image paths in it are relative to its folder")
+    text: TextSpec | None = Field(None, description="items are texts of the column text, and how they become tokens")
 
 
 class ArraysData(ImageOptions):
@@ -212,7 +239,52 @@ class CustomBackbone(Frozen):
     kind: Literal["custom"] = "custom"
 
 
-BackboneSpec = Annotated[SmallCnn | Mlp | Linear | CustomBackbone, Field(discriminator="kind")]
+class NgramBag(Frozen):
+    """The mean of learned vectors of a text's hashed n-grams (Joulin et al. 2017)."""
+
+    kind: Literal["ngram_bag"] = "ngram_bag"
+    buckets: int = Field(16384, ge=16, le=1 << 24, description="vectors; an n-gram's hash modulo this chooses one")
+    width: int = Field(128, ge=1, le=65536, description="length of a vector")
+
+
+class TransformersSpec(Frozen):
+    """A vision or text model of the `transformers` library; nothing is ever downloaded."""
+
+    kind: Literal["transformers"] = "transformers"
+    architecture: str | None = Field(
+        None,
+        pattern=r"^[A-Z][A-Za-z0-9]{0,99}$",
+        description="class name, such as ResNetModel, ViTModel or BertModel; None: the one that the folder names",
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="options of its configuration that differ from the library's or the folder's"
+    )
+    path: str | None = Field(
+        None, min_length=1, description="local folder with config.json and safetensors; None: fresh weights"
+    )
+    pooling: Literal["mean", "cls", "pooler"] = Field(
+        "mean", description="features: mean over positions (padding left out), the first position, or its own pooler"
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _config_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot be written as JSON: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _something_names_it(self) -> Self:
+        if self.architecture is None and self.path is None:
+            raise ValueError("transformers needs an architecture, such as ViTModel, or the path of a local folder")
+        return self
+
+
+BackboneSpec = Annotated[
+    SmallCnn | Mlp | Linear | NgramBag | TransformersSpec | CustomBackbone, Field(discriminator="kind")
+]
 
 
 class CardSpec(Frozen):
@@ -536,6 +608,7 @@ class JobSpec(Frozen):
         del document["parallel"]["memory"]  # the same bits
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)
+        (document["data"].get("text") or {}).pop("path", None)
         for name in ("evaluate_every", "checkpoint_every", "keep_last", "export"):
             del document["train"][name]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import machine, queries, runs, specs
+from raydml.cli import data, machine, queries, runs, specs
 
 app = typer.Typer(
     name="raydml",
@@ -19,6 +19,7 @@ app = typer.Typer(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": runs.demo,
+    "init": specs.init,
     "validate": specs.validate,
     "plan": specs.plan,
     "schema": specs.schema,
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(data.app, name="data")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""The search command: images, vectors or ids in, the nearest entries of a collection out."""
+"""The search command: images, texts, vectors or ids in, the nearest entries of a collection out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ CollectionName = Annotated[
     str, typer.Argument(metavar="COLLECTION", help="its name under RAYDML_HOME, or its folder", show_default=False)
 ]
 Images = Annotated[list[Path] | None, typer.Option("--image", help="an image file; may be repeated")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="a text; may be repeated")]
 Vectors = Annotated[Path | None, typer.Option("--vector", help="a .npy file of shape (dimension,) or (n, dimension)")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="an entry of the collection; may be repeated")]
 K = Annotated[int, typer.Option("-k", min=1, help="neighbours per query")]
@@ -26,6 +27,7 @@ Filter = Annotated[
 def search(
     collection: CollectionName,
     image: Images = None,
+    text: Texts = None,
     vector: Vectors = None,
     ids: Ids = None,
     k: K = 10,
@@ -33,15 +35,16 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the nearest entries of a collection."""
-    if sum(map(bool, (image, vector, ids))) != 1:
-        raise typer.BadParameter("give one of --image, --vector and --id")
+    if sum(map(bool, (image, text, vector, ids))) != 1:
+        raise typer.BadParameter("give one of --image, --text, --vector and --id")
     wanted = _parse_filters(filters or [])
     with answering(as_json) as answer:
         from raydml import run
         from raydml.cli.tables import hits_table
 
-        query: dict[str, Any] = {"images": image} if image else {"ids": ids} if ids else {"vectors": _vectors(vector)}
-        names = [str(name) for name in image or ids or range(len(query.get("vectors", ())))]
+        named = {name: values for name, values in (("images", image), ("texts", text), ("ids", ids)) if values}
+        query: dict[str, Any] = named or {"vectors": _vectors(vector)}
+        names = [str(name) for name in image or text or ids or range(len(query.get("vectors", ())))]
         found = run.open_collection(collection).search(**query, k=k, filter=wanted or None)
         answer({"collection": collection, "results": _documents(names, found)}, hits_table(names, found))
 

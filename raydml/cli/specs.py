@@ -1,4 +1,4 @@
-"""Commands that read a spec and start nothing: validate, plan, schema."""
+"""Commands about specs that start nothing: init, validate, plan, schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML or JSON f
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change one option, e.g. loss.margin=0.3")
 ]
+DataPath = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[PATH]", help="class folders, a manifest or arrays; without one, built-in glyphs", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="where the spec goes")]
 
 
 def validate(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
@@ -23,6 +30,19 @@ def validate(spec: SpecPath, overrides: Overrides = None, as_json: Json = False)
         loaded = load_spec(spec, overrides or ())
         document = {"valid": True, "name": loaded.name, "exactness": loaded.exactness, "digest": loaded.digest()}
         answer(document, f"{spec}: valid, run {loaded.name}, {loaded.exactness}")
+
+
+def init(path: DataPath = None, out: Out = Path("spec.yaml"), as_json: Json = False) -> None:
+    """Look at your data and write a spec to start from, with the reason beside each number."""
+    with answering(as_json) as answer:
+        from dataclasses import asdict
+
+        from raydml.run import home
+        from raydml.starter import data_of, write_spec
+
+        written = write_spec(data_of(path), out, home())
+        shown = f"{out}: a spec for {written.kind} data; read it, then raydml plan {out}"
+        answer({**asdict(written), "path": str(out)}, shown)
 
 
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:

@@ -131,6 +131,11 @@ def _plan_facts(plan: Plan) -> Table:
     return _facts(facts)
 
 
+def facts_table(facts: Mapping[str, Any]) -> Table:
+    """Names and values, one a line."""
+    return _facts(facts)
+
+
 def checks_table(checks: Sequence[Check]) -> Table:
     """The checks of `raydml doctor`; a problem shows the way out."""
     table = Table("check", "", "found", "way out")

@@ -25,7 +25,7 @@ _NAMES = ("inputs", "labels", "splits", "ids")
 def arrays_table(spec: ArraysData) -> Table:
     """The arrays as rows; pictures of another size or number of channels are converted."""
     path = Path(spec.path)
-    arrays = _read(path)
+    arrays = read_arrays(path)
     for name in ("inputs", "labels"):
         if name not in arrays:
             raise DataError(f"{path} has no array {name!r}; its arrays are: {', '.join(arrays) or 'none'}")
@@ -45,7 +45,8 @@ def arrays_table(spec: ArraysData) -> Table:
     )
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Those of the four arrays that are there. DataError where the file or folder cannot be read."""
     try:
         if path.is_dir():
             files = {name: path / f"{name}.npy" for name in _NAMES}

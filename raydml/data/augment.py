@@ -41,7 +41,7 @@ class Augmentation:
             images = _toned(images, 1 + spec.brightness * draws[:, 5], 1 + spec.contrast * draws[:, 6])
         return images
 
-    def inputs(self, inputs: NDArray[np.float32], step: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def inputs(self, inputs: NDArray[Any], step: int, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, ...) normalised inputs, with Gaussian noise where the spec asks for it."""
         if not self.spec.noise:
             return inputs

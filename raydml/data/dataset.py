@@ -18,6 +18,7 @@ from raydml.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 _EXAMPLES = 10  # pairs of identical images that a report names
+_COUNTED = 1024  # columns of a text's raw counts
 Numbers = Sequence[int] | NDArray[np.int64]
 
 
@@ -85,15 +86,25 @@ class Dataset:
         return np.flatnonzero(self.items.splits == split)
 
     def read(self, item: int) -> NDArray[Any]:
-        """uint8 (H, W, C) of an image, float32 `input_shape` of a vector; DataError names a file that went bad."""
+        """uint8 (H, W, C) of an image, float32 `input_shape` of a vector, int64 (length,) of a text.
+
+        DataError names a file that went bad.
+        """
         return self._contents.read(item)
 
     def tensors(self, items: Numbers) -> torch.Tensor:
-        """(n, *input_shape) float32, preprocessed, without augmentation."""
-        return self.preprocessing.tensor(self._stack(items)) if len(items) else torch.zeros(0, *self.input_shape)
+        """(n, *input_shape) float32 (token ids int64), preprocessed, without augmentation."""
+        if len(items):
+            return self.preprocessing.tensor(self._stack(items))
+        return torch.zeros(0, *self.input_shape, dtype=self.preprocessing.type)
 
     def raw(self, items: Numbers) -> NDArray[np.float32]:
-        """(n, D) float32, flattened: pixels as fractions of white in [0, 1], vectors as they are."""
+        """(n, D) float32, flattened: pixels as fractions of white in [0, 1], vectors as they are.
+
+        Texts are counts of their tokens, by id modulo 1024.
+        """
+        if self.preprocessing.kind == "tokens":
+            return _counts(self._stack(items) if len(items) else np.zeros((0, 1), np.int64))
         if not len(items):
             return np.zeros((0, int(np.prod(self.input_shape))), np.float32)
         flat = self._stack(items).reshape(len(items), -1).astype(np.float32)
@@ -101,6 +112,14 @@ class Dataset:
 
     def _stack(self, items: Numbers) -> NDArray[Any]:
         return np.stack([self.read(int(item)) for item in items])
+
+
+def _counts(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, length) token ids, -1 for padding -> (n, 1024) float32."""
+    counts = np.zeros((len(ids), _COUNTED), np.float32)
+    rows, columns = np.nonzero(ids >= 0)
+    np.add.at(counts, (rows, ids[rows, columns] % _COUNTED), np.float32(1))
+    return counts
 
 
 def _fingerprint(items: Items, preprocessing: Preprocessing, digests: Sequence[str]) -> str:

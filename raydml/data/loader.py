@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from raydml.data.plan import SamplingPlan
 from raydml.spec import DataSpec
 
 _AHEAD = 2  # slices in work per loader process
-Arrays = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Slice:
 
     step: int
     index: int
-    inputs: torch.Tensor  # (S, *input_shape) float32
+    inputs: torch.Tensor  # (S, *input_shape) float32; token ids int64
     labels: torch.Tensor  # (S,) int64, dense training labels
     items: NDArray[np.int64]  # (S,) item numbers in the dataset
 

@@ -1,4 +1,4 @@
-"""A picture from anywhere in; the array and the tensor that the model sees out, the same in training and in search."""
+"""A picture, vector or text in; the array and tensor that the model sees out, the same in training and in search."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from raydml.data.text import TextRule, text_rule_from_dict, token_ids
 from raydml.errors import DataError
 
 Source = str | Path | bytes | Image.Image | NDArray[Any]
@@ -22,19 +23,31 @@ Source = str | Path | bytes | Image.Image | NDArray[Any]
 class Preprocessing:
     """How one input becomes a tensor; stored with the model.
 
-    kind: `image`: decoded to uint8 and normalised by (x / 255 - mean) / std; `vector`: floats that pass unchanged.
-    shape: of the tensor, (C, H, W) with H = W for images, (D,) or any other for vectors.
+    kind: `image`: decoded to uint8 and normalised by (x / 255 - mean) / std; `vector`: floats that pass unchanged;
+    `tokens`: texts as whole ids by the rule `text`, -1 for padding.
+    shape: of the tensor, (C, H, W) with H = W for images, (D,) or any other for vectors, (length,) for tokens.
     """
 
-    kind: Literal["image", "vector"]
+    kind: Literal["image", "vector", "tokens"]
     shape: tuple[int, ...]
     mean: float = 0.5
     std: float = 0.5
+    text: TextRule | None = None
 
     @classmethod
     def for_images(cls, image_size: int, grayscale: bool) -> Self:
         """Whole images resized to image_size x image_size pixels."""
         return cls("image", (1 if grayscale else 3, image_size, image_size))
+
+    @classmethod
+    def for_texts(cls, rule: TextRule, length: int) -> Self:
+        """Texts of at most `length` tokens."""
+        return cls("tokens", (length,), text=rule)
+
+    @property
+    def type(self) -> torch.dtype:
+        """Of the tensor."""
+        return torch.int64 if self.kind == "tokens" else torch.float32
 
     @property
     def image_size(self) -> int:
@@ -48,23 +61,28 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"shape": list(self.shape)}
+        values = asdict(self) | {"shape": list(self.shape)}
+        return values if self.text else {name: value for name, value in values.items() if name != "text"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        return cls(**{**values, "shape": tuple(values["shape"])})
+        rule = text_rule_from_dict(values["text"]) if "text" in values else None
+        return cls(**{**values, "shape": tuple(values["shape"]), "text": rule})
 
     def decode(self, source: Source) -> NDArray[Any]:
-        """uint8 (H, W, C) for images, float32 of `shape` for vectors; DataError when the source cannot be read so.
+        """uint8 (H, W, C) for images, float32 of `shape` for vectors, int64 (length,) for texts; DataError when the
+        source cannot be read so.
 
         EXIF orientation is applied, transparency laid on white, 16 bits scaled to 8, and the whole picture resized
         (bilinear, antialiased), without keeping its proportions. An array is uint8 (H, W) or (H, W, 1 | 3 | 4).
         """
         if self.kind == "vector":
             return self._vector(source)
+        if self.text is not None:
+            return np.array(token_ids(self.text, source, self.shape[0]), np.int64)
         try:
-            image = _eight_bits(ImageOps.exif_transpose(_open(source)))
+            image = _eight_bits(ImageOps.exif_transpose(open_image(source)))
         except DataError:
             raise
         except Exception as error:  # a broken file makes the decoders raise almost anything
@@ -75,8 +93,10 @@ class Preprocessing:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.array(image).reshape(*size, self.channels)
 
-    def normalised(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """float32 (..., C, H, W) of uint8 (..., H, W, C); vectors pass unchanged."""
+    def normalised(self, array: NDArray[Any]) -> NDArray[Any]:
+        """float32 (..., C, H, W) of uint8 (..., H, W, C); vectors and token ids pass unchanged."""
+        if self.kind == "tokens":
+            return array
         if self.kind == "vector":
             return array.astype(np.float32)
         scaled = array.astype(np.float32) * np.float32(1 / (255 * self.std)) - np.float32(self.mean / self.std)
@@ -96,7 +116,8 @@ class Preprocessing:
         return source.astype(np.float32)
 
 
-def _open(source: Source) -> Image.Image:
+def open_image(source: Source) -> Image.Image:
+    """The picture as it is, perhaps not yet decoded; DataError or Pillow's errors for what is none."""
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):

@@ -23,14 +23,17 @@ def open_dataset(spec: DataSpec, home: Path, *, custom: object | None = None) ->
     """
     if custom is not None and not isinstance(spec, CustomData):
         raise SpecError(f"a dataset was handed over, but data.kind is {spec.kind}: set it to custom")
-    table = _table(spec, Path(home), custom)
+    table = read_table(spec, Path(home), custom)
     on_pictures = AugmentSpec(noise=spec.augment.noise) != spec.augment
+    if table.preprocessing.kind == "tokens" and spec.augment != AugmentSpec():
+        raise SpecError("data.augment changes pictures and vectors, and these items are texts: leave it out")
     if table.preprocessing.kind == "vector" and on_pictures:
         raise SpecError("inputs that are vectors or float tensors can be augmented by noise alone")
     return checked_dataset(table, skip=spec.on_bad_item == "skip")
 
 
-def _table(spec: DataSpec, home: Path, custom: object | None) -> Table:
+def read_table(spec: DataSpec, home: Path, custom: object | None) -> Table:
+    """The rows that the data names, nothing of them decoded yet."""
     match spec:
         case GlyphsData():
             return glyphs_table(spec, home)

@@ -1,6 +1,17 @@
 """Inputs -> embeddings: backbones, the embedding head, and trained models as folders."""
 
-from raydml.models.embedding import EmbeddingModel, build_model, has_prefix
+from raydml.models.embedding import EmbeddingModel, as_input, build_model, has_prefix
 from raydml.models.exported import Embedder, embed_tensors, load_model, save_model
+from raydml.models.inputs import check_inputs
 
-__all__ = ["Embedder", "EmbeddingModel", "build_model", "embed_tensors", "has_prefix", "load_model", "save_model"]
+__all__ = [
+    "Embedder",
+    "EmbeddingModel",
+    "as_input",
+    "build_model",
+    "check_inputs",
+    "embed_tensors",
+    "has_prefix",
+    "load_model",
+    "save_model",
+]

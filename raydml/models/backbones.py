@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raydml.errors import SpecError
-from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, SmallCnn
+from raydml.models.transformers_backbone import TransformersBackbone
+from raydml.spec import BackboneSpec, CustomBackbone, Linear, Mlp, NgramBag, SmallCnn, TransformersSpec
 
 
 class ResidualBlock(nn.Module):
@@ -74,16 +75,44 @@ class LinearBackbone(nn.Flatten):
         self.features = inputs
 
 
-def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> SmallCnnBackbone | MlpBackbone | LinearBackbone:
+class NgramBagBackbone(nn.Module):
+    """The mean of one vector per hashed n-gram (fastText: Joulin et al. 2017)."""
+
+    def __init__(self, spec: NgramBag) -> None:
+        super().__init__()
+        self.buckets = spec.buckets
+        self.vectors = nn.EmbeddingBag(spec.buckets + 1, spec.width, mode="mean", padding_idx=0)
+        with torch.no_grad():  # at torch's unit variance Adam's steps would take ten times as long to matter
+            self.vectors.weight *= 0.1
+        self.features = spec.width
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, length) hashes, -1 for padding -> (n, features); hash h has vector 1 + h mod buckets."""
+        places = torch.where(inputs < 0, 0, inputs % self.buckets + 1)
+        vectors: Tensor = self.vectors(places)
+        return vectors
+
+
+Backbone = SmallCnnBackbone | MlpBackbone | LinearBackbone | NgramBagBackbone | TransformersBackbone
+
+
+def build_backbone(spec: BackboneSpec, input_shape: tuple[int, ...]) -> Backbone:
     """The backbone of the spec for inputs of one shape; `.features` is the width of what it returns."""
     if isinstance(spec, CustomBackbone):
         raise SpecError("model.backbone.kind: custom needs raydml.train(spec, model=<torch module>) from Python")
     if isinstance(spec, SmallCnn):
         if len(input_shape) != 3:
             raise SpecError(
-                f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear"
+                f"small_cnn takes images, and this data has inputs of shape {input_shape}: use mlp or linear "
+                f"(ngram_bag for texts)"
             )
         return SmallCnnBackbone(spec, input_shape[0])
+    if isinstance(spec, NgramBag):
+        if len(input_shape) != 1:
+            raise SpecError(f"ngram_bag takes texts, and this data has inputs of shape {input_shape}")
+        return NgramBagBackbone(spec)
+    if isinstance(spec, TransformersSpec):
+        return TransformersBackbone(spec, input_shape)
     if isinstance(spec, Linear):
         return LinearBackbone(math.prod(input_shape))
     return MlpBackbone(spec, math.prod(input_shape))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from raydml.errors import SpecError
 from raydml.models.backbones import build_backbone
-from raydml.spec import CustomBackbone, Linear, ModelSpec
+from raydml.spec import CustomBackbone, Linear, ModelSpec, NgramBag
 
 
 class EmbeddingModel(nn.Module):
@@ -26,6 +26,11 @@ class EmbeddingModel(nn.Module):
         """(n, *input_shape) -> (n, dimension)."""
         embeddings: Tensor = self.head(self.backbone(inputs))
         return functional.normalize(embeddings) if self.normalize else embeddings
+
+
+def as_input(inputs: Tensor, device: torch.device, kind: torch.dtype) -> Tensor:
+    """Inputs on the model's device; pixels and vectors in its type, token ids whole as they are."""
+    return inputs.to(device, kind) if inputs.is_floating_point() else inputs.to(device)
 
 
 def build_model(
@@ -51,8 +56,8 @@ def _assemble(spec: ModelSpec, input_shape: tuple[int, ...], custom: nn.Module |
         # A copy: freezing, conversion and training must not reach into the caller's module.
         return EmbeddingModel(copy.deepcopy(custom), nn.Identity(), normalize=spec.normalize)
     backbone = build_backbone(spec.backbone, input_shape)
-    # A bias moves all embeddings alike: a learned Mahalanobis metric has none.
-    head = nn.Linear(backbone.features, spec.dimension, bias=not isinstance(spec.backbone, Linear))
+    # A bias moves all embeddings alike: a learned Mahalanobis metric has none; a bag's small vectors would drown in it.
+    head = nn.Linear(backbone.features, spec.dimension, bias=not isinstance(spec.backbone, Linear | NgramBag))
     return EmbeddingModel(backbone, head, normalize=spec.normalize)
 
 

@@ -1,4 +1,4 @@
-"""A trained model as a folder: weights, configuration, preprocessing; images -> embeddings."""
+"""A trained model as a folder: weights, configuration, preprocessing; inputs -> embeddings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from raydml.data import Preprocessing
-from raydml.errors import CheckpointError, SpecError
+from raydml.errors import CheckpointError, DataError, SpecError
 from raydml.files import sha256_file, whole_folder, write_json
-from raydml.models.embedding import EmbeddingModel, build_model
+from raydml.models.embedding import EmbeddingModel, as_input, build_model
+from raydml.models.transformers_backbone import TransformersBackbone
 from raydml.spec import CustomBackbone, ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -32,11 +33,18 @@ class Embedder:
         self.digest = digest
         self.dimension = dimension
 
-    def embed(self, images: Sequence[Any]) -> np.ndarray:
-        """Images (paths, PIL images, uint8 arrays; vectors for vector models) -> (n, dimension) float32."""
-        if not len(images):
+    @property
+    def takes_texts(self) -> bool:
+        """Whether inputs are texts."""
+        return self.preprocessing.kind == "tokens"
+
+    def embed(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Images (paths, PIL images, uint8 arrays), texts or vectors, as the model takes -> (n, dimension) float32."""
+        if isinstance(inputs, str):
+            raise DataError(f"embed takes a list, not the single {inputs!r}: write [{inputs!r}]")
+        if not len(inputs):
             return np.empty((0, self.dimension), np.float32)
-        tensors = [self.preprocessing.tensor(self.preprocessing.decode(image)) for image in images]
+        tensors = [self.preprocessing.tensor(self.preprocessing.decode(one)) for one in inputs]
         return embed_tensors(self.model, torch.stack(tensors)).float().numpy()
 
 
@@ -44,7 +52,7 @@ class Embedder:
 def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tensor:
     """(n, *input_shape) -> (n, dimension) on the CPU; the model's own type and device do the work."""
     parameter = next(model.parameters())
-    parts = [model(part.to(parameter.device, parameter.dtype)).cpu() for part in torch.split(inputs, chunk)]
+    parts = [model(as_input(part, parameter.device, parameter.dtype)).cpu() for part in torch.split(inputs, chunk)]
     return torch.cat(parts)
 
 
@@ -59,9 +67,20 @@ def save_model(
         write_json(draft / "preprocessing.json", preprocessing.to_dict())
         write_json(
             draft / "config.json",
-            {"model": spec.model_dump(mode="json"), "input_shape": list(input_shape), "sha256": digest},
+            {
+                "model": _standing_alone(spec, model).model_dump(mode="json"),
+                "input_shape": list(input_shape),
+                "sha256": digest,
+            },
         )
     return digest
+
+
+def _standing_alone(spec: ModelSpec, model: EmbeddingModel) -> ModelSpec:
+    """The spec without folders to start from, which may be gone when the model is loaded."""
+    if isinstance(model.backbone, TransformersBackbone):
+        return spec.model_copy(update={"backbone": model.backbone.described})
+    return spec
 
 
 def load_model(folder: str | Path, *, module: nn.Module | None = None) -> Embedder:

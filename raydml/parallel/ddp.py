@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.errors import SpecError
-from raydml.models import has_prefix
+from raydml.models import as_input, has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
 from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
@@ -139,7 +139,7 @@ class DataParallel:
         low = AUTOCAST.get(precision)
         kind = torch.float64 if precision == "float64" else torch.float32
         with torch.autocast(self._device.type, low) if low else nullcontext():
-            embeddings: Tensor = self.model(inputs.to(self._device, kind))
+            embeddings: Tensor = self.model(as_input(inputs, self._device, kind))
         met = [norm for norm in self._norms for _ in norm.pending]
         statistics = [value for norm in self._norms for pair in norm.pending for value in pair]
         return Run(embeddings.to(kind), met, statistics)

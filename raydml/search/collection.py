@@ -14,7 +14,7 @@ import numpy as np
 
 from raydml.errors import CollectionError
 from raydml.search import checks, store
-from raydml.search.embedder import Embedder, check_digest, check_embedder, load_embedder
+from raydml.search.embedder import Embedder, check_digest, check_embedder, check_query, load_embedder
 from raydml.search.filters import allowed_rows
 from raydml.search.items import Array, Filter, Hit, Id, Item, Metric, Payload
 from raydml.search.nearest import nearest
@@ -163,6 +163,7 @@ class Collection:
         self,
         vectors: Any = None,
         images: Sequence[Any] | None = None,
+        texts: Sequence[str] | None = None,
         ids: Iterable[Id] | None = None,
         k: int = 10,
         filter: Filter | None = None,
@@ -170,12 +171,12 @@ class Collection:
     ) -> list[list[Hit]]:
         """The k nearest items of each query, nearest first, fewer only where fewer exist; equal scores by insertion.
 
-        Exactly one of `vectors` (n, dimension), `images` (embedded by the collection's model) and `ids` (of items,
-        which are not among their own hits) says what is searched. `filter`, {field: value} or {field: [values]},
+        Exactly one of `vectors` (n, dimension), `images` or `texts` (embedded by the collection's model) and `ids` (of
+        items, which are not among their own hits) says what is searched. `filter`, {field: value} or {field: [values]},
         keeps items whose payload has one of the values in every field. `model_digest` names the model of `vectors`.
         """
-        if sum(query is not None for query in (vectors, images, ids)) != 1:
-            raise CollectionError("search takes exactly one of vectors=, images= and ids=")
+        if sum(query is not None for query in (vectors, images, texts, ids)) != 1:
+            raise CollectionError("search takes exactly one of vectors=, images=, texts= and ids=")
         k = checks.check_k(k)
         checks.check_filter(filter)
         check_digest(model_digest, self.model_digest)
@@ -183,7 +184,7 @@ class Collection:
         if ids is not None:
             rows = _rows(snapshot, ids)
             return _search(snapshot, snapshot.vectors[rows], rows, k, filter)
-        queries = vectors if images is None else self._embedder().embed(images)
+        queries = vectors if vectors is not None else self._embed(images, texts)
         array = checks.check_vectors(queries, self.dimension, self.metric)
         return _search(snapshot, array, np.full(len(array), -1), k, filter)
 
@@ -198,6 +199,11 @@ class Collection:
         draft = replace(draft, version=self._snapshot.version + 1)
         store.commit(self.path, draft)
         self._snapshot, self._pointer = draft, store.current(self.path)
+
+    def _embed(self, images: Sequence[Any] | None, texts: Sequence[str] | None) -> Array:
+        embedder = self._embedder()
+        check_query(embedder, texts is not None)
+        return embedder.embed(texts if images is None else images)  # type: ignore[arg-type]
 
     def _embedder(self) -> Embedder:
         with self._turn:

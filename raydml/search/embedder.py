@@ -1,4 +1,4 @@
-"""Images -> embeddings: what a collection asks of the model behind it, and how it is loaded when first needed."""
+"""Images or texts -> embeddings: what a collection asks of its model, which is loaded when first needed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from raydml.errors import CollectionError, ModelMismatch
 
 @runtime_checkable
 class Embedder(Protocol):
-    """A trained model that embeds images."""
+    """A trained model that embeds images, or texts where its `takes_texts` is true."""
 
     digest: str
     dimension: int
 
-    def embed(self, images: Sequence[Any]) -> np.ndarray[Any, Any]:
-        """Embeddings of the images, float32 (n, dimension)."""
+    def embed(self, inputs: Sequence[Any], /) -> np.ndarray[Any, Any]:
+        """Embeddings of the inputs, float32 (n, dimension)."""
         ...
 
 
@@ -36,6 +36,14 @@ def check_embedder(embedder: Embedder, dimension: int, digest: str | None) -> Em
     if embedder.dimension != dimension:
         raise CollectionError(f"the model embeds into {embedder.dimension} dimensions, the collection has {dimension}")
     return embedder
+
+
+def check_query(embedder: Embedder, texts: bool) -> None:
+    """CollectionError where texts are searched by a model of images, or images (perhaps by path) by one of texts."""
+    takes_texts = getattr(embedder, "takes_texts", texts)  # one's own embedder need not say
+    if takes_texts != texts:
+        given, way = ("texts", "images=") if texts else ("images", "texts=")
+        raise CollectionError(f"the collection's model does not take {given}: search with {way}")
 
 
 def check_digest(given: str | None, expected: str | None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Objective, Verdict, evaluate_objective
+from raydml.models import as_input
 from raydml.parallel import STRATEGIES, Group
 from raydml.spec import HardClasses, JobSpec
 from raydml.training.neighbours import class_means, nearest_rows
@@ -64,8 +65,8 @@ class Trainer:
     @torch.no_grad()
     def _check_dimension(self) -> None:
         """A custom model's output is known only by running it: once, before work starts."""
-        example = torch.zeros(1, *self.dataset.input_shape, device=self.device, dtype=self.objective.dtype)
-        shape = tuple(self.model.eval()(example).shape)
+        example = torch.zeros(1, *self.dataset.input_shape, dtype=self.dataset.preprocessing.type)
+        shape = tuple(self.model.eval()(as_input(example, self.device, self.objective.dtype)).shape)
         self.strategy.train()
         if shape != (1, self.spec.model.dimension):
             raise SpecError(

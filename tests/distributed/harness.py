@@ -21,7 +21,9 @@ from raydml.training.process_group import form_group, leave_group
 from raydml.training.worker import Job, Worker
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.distributed.harness", "torch._dynamo"])  # the optimiser imports the latter
+LIBRARY = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "resnet", "vit")]
+# The optimiser imports torch._dynamo.
+CONTEXT.set_forkserver_preload(["tests.distributed.harness", "torch._dynamo", *LIBRARY])
 SECONDS = 300
 
 
@@ -85,7 +87,7 @@ def write_images(folder: Path, classes: int = 20, each: int = 6, size: int = 8, 
     return path
 
 
-def small_spec(data: Path, **changes: Any) -> JobSpec:
+def small_spec(data: Path, /, **changes: Any) -> JobSpec:
     """A spec of a small job on those images; `changes` replace whole sections, or parts by dotted path."""
     document: dict[str, Any] = {
         "name": "small",

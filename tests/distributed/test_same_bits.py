@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from raydml.losses.objective import TILED_FROM
 from raydml.losses.tiled import CLASSES, FORMULAS
@@ -14,6 +18,12 @@ from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
 from tests.unit.test_losses import every_entry
 
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+VIT = {
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}
+BERT = {**{name: value for name, value in VIT.items() if name != "patch_size"}, "vocab_size": 40}
 AUGMENT = {"shift": 0.1, "rotate": 10, "scale": 0.1, "flip": True, "brightness": 0.1, "contrast": 0.1, "noise": 0.05}
 CNN = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.2}, "dimension": 8}
 SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
@@ -77,6 +87,51 @@ def digests(cases: dict[str, JobSpec], sizes: tuple[int, ...], folder: Path) -> 
                     assert seen[name].setdefault(size, digest) == digest, f"{name}: workers differ at W = {size}"
                     assert losses[0] != losses[-1], f"{name}: nothing was trained"
     return seen
+
+
+def write_texts(folder: Path) -> Path:
+    """Twelve classes of six texts, each the words of its class in another order and number."""
+    words = [f"word{number}" for number in range(36)]
+    path = folder / "texts.jsonl"
+    rows = [
+        {"text": " ".join(words[3 * label : 3 * label + 3][turn % 3 :] + words[turn : turn + turn % 3]), "label": label}
+        for label in range(12)
+        for turn in range(6)
+    ]
+    splits = [*["train"] * 8, "validation", "validation", "test", "test"]
+    path.write_text("\n".join(json.dumps(row | {"split": splits[row["label"]]}) for row in rows))
+    return path
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A tokenizer of those words, as the library saves one."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1} | {f"word{number}": 2 + number for number in range(36)}
+    library = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    library.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=library, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def test_so_it_is_for_models_of_the_transformers_library(tmp_path: Path) -> None:
+    data = write_images(tmp_path)
+    short = {"steps": 3, "evaluate_every": 0}
+    cases = {
+        architecture: small_spec(
+            data,
+            train=short,
+            model={"backbone": {"kind": "transformers", "architecture": architecture, "config": config}},
+            **{"data.augment": AUGMENT},
+        )
+        for architecture, config in (("ResNetModel", RESNET), ("ViTModel", VIT))
+    }
+    texts = {"kind": "manifest", "path": str(write_texts(tmp_path))}
+    words = {"kind": "tokenizer", "path": str(write_tokenizer(tmp_path / "tokenizer")), "length": 8}
+    bert = {"kind": "transformers", "architecture": "BertModel", "config": BERT}
+    bag = {"kind": "ngram_bag", "buckets": 64, "width": 8}
+    for name, rule, backbone in (("BertModel", words, bert), ("n-grams", {"kind": "ngrams", "length": 24}, bag)):
+        cases[name] = small_spec(data, train=short, model={"backbone": backbone}, **{"data": {**texts, "text": rule}})
+    for name, found in digests(cases, (1, 2, 3), tmp_path).items():
+        assert len(set(found.values())) == 1, f"{name}: {found}"
 
 
 def test_one_sha256_for_one_to_four_workers(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "membership": BASE,
     "data": BASE,
     "models": BASE | {"data"},
+    "datasets": {"errors", "files"},
+    "starter": BASE | {"data", "specfile"},
     "parallel": BASE | {"membership", "data", "models"},
     "losses": BASE | {"membership", "data", "models", "parallel"},
     "evaluation": LOWER,
@@ -42,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "progress", "report", "specfile"},
-    "cli": UPPER | {"run", "progress", "report", "specfile", "plan", "demo", "doctor"},
+    "cli": UPPER | {"datasets", "run", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
     "__init__": {"errors", "spec", "models", "search", "run"},
 }
 
@@ -56,6 +58,10 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
+    "transformers": ("models/transformers_backbone.py", "data/text.py"),
+    "tokenizers": ("data/text.py",),
+    "fontTools": ("datasets/",),
+    "resvg_py": ("datasets/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "matplotlib": ("data/", "report.py"),
