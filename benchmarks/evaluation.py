@@ -1,10 +1,10 @@
 """Retrieval metrics: raydml's against pytorch-metric-learning's AccuracyCalculator, time and peak extra memory.
 
-    python benchmarks/evaluation.py [--rows 20000] [--large 200000] [--million] [--skewed] [--rounds 3]
+    python benchmarks/evaluation.py [--rows 20000] [--rounds 3] [--large] [--million] [--skewed] [--queries 4096]
 
 Every measurement runs in a fresh process of one thread, the contenders taking turns. Vectors are float32 of 128
-coordinates, ten of a class: its centre and 1.2 times as much noise, of unit length, in random order. Every row is a
-query and in the gallery, but for the million and the skewed gallery, whose queries are the first ones.
+coordinates, ten of a class: its centre and 1.2 times as much noise, of unit length, in random order. In the comparison
+every row is a query and in the gallery; of the larger galleries the first --queries rows are queries.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000, help="rows of the comparison")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
-    parser.add_argument("--large", type=int, default=200_000, help="rows for raydml alone; 0: not measured")
+    parser.add_argument("--large", action="store_true", help="a gallery of 200,000 for raydml alone")
     parser.add_argument("--million", action="store_true", help="a gallery of a million for raydml alone")
     parser.add_argument("--skewed", action="store_true", help="a gallery of 200,000 with a class of 50,000")
-    parser.add_argument("--queries", type=int, default=4096, help="queries of the million and of the skewed gallery")
+    parser.add_argument("--queries", type=int, default=4096, help="queries of the larger galleries; 0: all rows")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -127,12 +127,15 @@ def main() -> None:
         return
     print("| | queries x gallery | s | CPU-s | CPU-ms a query | extra MiB |\n|---|---|---|---|---|---|")
     compare(given.rows, given.rounds)
-    if given.large:
-        show("raydml", given.large, given.large, fresh("raydml", given.large, given.large))
-    if given.million:
-        show("raydml", 1_000_000, given.queries, fresh("raydml", 1_000_000, given.queries))
-    if given.skewed:
-        show("raydml, a class of 50,000", 200_000, given.queries, fresh("raydml", 200_000, given.queries, 50_000))
+    larger = {
+        "raydml": (200_000, CLASS_SIZE, given.large),
+        "raydml, a million": (1_000_000, CLASS_SIZE, given.million),
+        "raydml, a class of 50,000": (200_000, 50_000, given.skewed),
+    }
+    for name, (rows, largest, wanted) in larger.items():
+        if wanted:
+            queries = given.queries or rows
+            show(name, rows, queries, fresh("raydml", rows, queries, largest))
 
 
 if __name__ == "__main__":
