@@ -16,6 +16,8 @@ PACKAGES = (
     "pytorch-metric-learning",
     "faiss-gpu",
     "faiss-cpu",
+    "transformers",
+    "tokenizers",
     "numpy",
     "pydantic",
     "fastapi",

@@ -8,7 +8,7 @@ from raydml.data.manifest import READERS, manifest_columns
 from raydml.errors import DataError
 from raydml.spec import ArraysData, DataSpec, GlyphsData, ImageFolderData, ManifestData, NgramsText
 
-_LONGEST = 4096  # n-grams of a text, while their usual number is not known yet
+_LONGEST = 1024  # n-grams of a text, while their usual number is not known yet
 
 
 def data_of(path: Path | None) -> DataSpec:

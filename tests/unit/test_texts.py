@@ -7,6 +7,7 @@ import csv
 import json
 import pickle
 import shutil
+import socket
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from raydml.catalogue import TripletMargin
+from raydml.cli import app
 from raydml.data import Dataset, Preprocessing, open_dataset
 from raydml.data.text import Ngrams, text_rule, token_ids
 from raydml.errors import CollectionError, DataError, SpecError
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group
 from raydml.plan import plan
+from raydml.run import _located
 from raydml.search import Collection
-from raydml.spec import JobSpec, ManifestData, ModelSpec, NgramsText, TokenizerText
+from raydml.spec import JobSpec, ManifestData, ModelSpec, NgramsText, TokenizerText, TransformersSpec
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import small_spec
 from tests.unit.test_sources import items_equal, picture
@@ -109,7 +114,13 @@ def test_an_ngram_bag_is_the_mean_of_its_vectors() -> None:
 # tokenizers
 
 
-def test_a_tokenizer_gives_the_ids_of_the_library_and_needs_its_folder_no_more(tmp_path: Path) -> None:
+def test_a_tokenizer_gives_the_ids_of_the_library_and_needs_its_folder_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("something asked the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     folder = saved_tokenizer(tmp_path / "tokenizer")
     theirs = AutoTokenizer.from_pretrained(folder)
     preprocessing = Preprocessing.for_texts(text_rule(TokenizerText(path=str(folder), length=6)), 6)
@@ -258,6 +269,21 @@ def text_spec(manifest: Path, **changes: Any) -> JobSpec:
     )
 
 
+def test_relative_folders_of_a_spec_start_at_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = JobSpec(
+        name="relative",
+        data=ManifestData(path="table.csv", text=TokenizerText(path="tokenizer")),
+        model=ModelSpec(backbone=TransformersSpec(path="model")),
+        loss=TripletMargin(),
+    )
+    located = _located(spec)
+    assert isinstance(located.data, ManifestData) and isinstance(located.data.text, TokenizerText)
+    assert isinstance(located.model.backbone, TransformersSpec)
+    found = (located.data.path, located.data.text.path, located.model.backbone.path)
+    assert found == tuple(str(tmp_path / name) for name in ("table.csv", "tokenizer", "model"))
+
+
 def test_a_plan_counts_a_model_of_texts(tmp_path: Path) -> None:
     manifest = sentences(tmp_path)
     spec = text_spec(manifest)
@@ -280,6 +306,8 @@ def test_a_model_of_texts_is_trained_exported_and_searched_with_texts(tmp_path: 
     collection = Collection.open(tmp_path / "sentences", model=tmp_path / "run" / "model")
     collection.upsert(texts, vectors)
     assert [hits[0].id for hits in collection.search(texts=texts[:3], k=1)] == texts[:3]
+    result = CliRunner().invoke(app, ["search", str(tmp_path / "sentences"), "--text", texts[5], "-k", "1", "--json"])
+    assert json.loads(result.stdout)["results"][0]["hits"][0]["id"] == texts[5]
     with pytest.raises(CollectionError, match="does not take images: search with texts="):
         collection.search(images=["query.png"])
     with pytest.raises(DataError, match=r"embed takes a list, not the single 'good'"):
