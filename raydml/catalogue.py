@@ -331,7 +331,10 @@ class CenterTerm(Frozen):
 
 
 class MemorySpec(Frozen):
-    """Past embeddings that a batch is compared with too (XBM, Wang et al., CVPR 2020)."""
+    """Past embeddings that a batch is compared with too (XBM, Wang et al., CVPR 2020).
+
+    Uniform sampling repeats no class within a pass, so a memory shorter than a pass holds hardly any positives.
+    """
 
     size: int = Field(4096, ge=1, le=2**22, description="embeddings remembered, the latest; at least a global batch")
     start_step: int = Field(100, ge=0, description="committed steps before the memory counts in the loss")
