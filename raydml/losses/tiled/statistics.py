@@ -7,6 +7,7 @@ function, and asks each statistic for d(answer of the anchor) / d(score) of ever
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -55,7 +56,7 @@ Slopes = Callable[[Pairs], Tensor | float]
 
 
 @dataclass(frozen=True)
-class Statistic:
+class Statistic(ABC):
     """One number of each row, over its positives, its negatives or all other rows.
 
     `value` gives the (r, c) numbers that are collected; `slope` their derivatives by the scores, None where no gradient
@@ -67,21 +68,21 @@ class Statistic:
     slope: Slopes | None = None
     mutual: bool = False
 
+    @abstractmethod
     def start(self, scores: Tensor, places: int) -> Tensor:
         """The state of rows (r, ...) that have seen nothing; `places` is the size of the largest class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, state: Tensor, pairs: Pairs) -> Tensor:
         """The state after one more tile whose rows are the anchors."""
-        raise NotImplementedError
 
     def finish(self, state: Tensor) -> Tensor:
         """The answer, (r,) or (r, q)."""
         return state
 
+    @abstractmethod
     def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
         """dL/d(score) of each pair, (r, c), from dL/d(answer) of its anchor; pairs that do not belong are undefined."""
-        raise NotImplementedError
 
 
 class Sum(Statistic):
