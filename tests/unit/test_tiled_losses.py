@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydml.losses import Objective, evaluate_objective
 from raydml.losses import objective as objectives
-from raydml.losses.tiled import CLASSES, FORMULAS, class_scores, layout
+from raydml.losses.tiled import CLASSES, FORMULAS, class_scores, layout, n_pairs
 from raydml.parallel import Group
 from tests.unit.test_losses import LOSS
 
@@ -57,7 +57,9 @@ def documents() -> list[dict[str, Any]]:
     found += [{"kind": kind} for kind in CLASSES]
     found += [{"kind": k, "reducer": {"kind": r}} for k, r in itertools.product(CLASSES, ("sum", "avg_non_zero"))]
     found += [{"kind": "arc_face", "reducer": {"kind": "class_weighted", "weights": list(range(1, 9))}}]
-    found += [{"kind": k, "distance": d} for k in ("proxy_anchor", "proxy_nca") for d in SIMILARITIES + DISTANCES]
+    found += [
+        {"kind": k, "distance": d} for k in ("n_pairs", "proxy_anchor", "proxy_nca") for d in SIMILARITIES + DISTANCES
+    ]
     found += [{"kind": "cos_face", "weight_regularizer": {"kind": "regular_face"}, "margin": 0.1}]
     return [*found, {"kind": "circle", "center": {"weight": 0.1}, "regularizer": {"kind": "lp"}}]
 
@@ -87,7 +89,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 5 x 17: neither cuts slices, classes or the batch evenly."""
     for module in (layout, class_scores):
         monkeypatch.setattr(module, "ROWS", 5)
-        monkeypatch.setattr(module, "COLUMNS", 17 if module is layout else 3)
+    for module, columns in ((layout, 17), (class_scores, 3), (n_pairs, 2)):
+        monkeypatch.setattr(module, "COLUMNS", columns)
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda document: str(document).replace("'", ""))
@@ -106,7 +109,7 @@ def test_tiles_give_value_and_gradient_of_the_plain_path(document: dict[str, Any
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", FORMULAS)
+@pytest.mark.parametrize("kind", [*FORMULAS, "n_pairs"])
 @pytest.mark.parametrize("labels", [torch.zeros(16, dtype=torch.long), torch.arange(16)], ids=["one class", "no pairs"])
 def test_a_batch_without_negatives_or_positives_is_as_on_the_plain_path(kind: str, labels: Tensor) -> None:
     embeddings = batch(16)[0]

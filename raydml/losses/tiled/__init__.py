@@ -11,6 +11,7 @@ from raydml.losses.tiled import (
     contrastive,
     lifted_structure,
     multi_similarity,
+    n_pairs,
     nt_xent,
     proxy_anchor,
     softmax,
@@ -33,9 +34,11 @@ FORMULAS: dict[str, Callable[[Any, Any, bool], Formula | None]] = {
     "triplet_margin": triplet.build,
 }
 
+# Losses that are no function of all pairs of rows: rows against class vectors, or one pair of each class.
 CLASSES: dict[str, Callable[[Any, Any], TiledLoss | None]] = {
     "arc_face": softmax.build,
     "cos_face": softmax.build,
+    "n_pairs": n_pairs.build,
     "normalized_softmax": softmax.build,
     "proxy_anchor": proxy_anchor.build,
     "proxy_nca": softmax.build_proxy_nca,
