@@ -20,7 +20,7 @@ from raydml.run import Run, train
 from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, run_worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 SHORT = {"steps": 6, "evaluate_every": 3, "checkpoint_every": 3}
 
@@ -36,11 +36,6 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(run, "_train_on_ray", here)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def card_of(trained: Run) -> str:

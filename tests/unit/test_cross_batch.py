@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +22,7 @@ from raydml.losses.table import LOSSES, MINERS
 from raydml.parallel import Group
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 LOSS: TypeAdapter[Any] = TypeAdapter(catalogue.LossSpec)
 CLASSES, DIMENSION, ROWS = 5, 8, 20
@@ -204,18 +203,6 @@ def test_own_weights_and_a_center_loss_go_with_a_memory() -> None:
 
 
 # Training
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(autouse=True)
-def numerics() -> Iterator[None]:
-    """A worker sets torch's numerics for its process; here other tests follow."""
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def worker(images: Path, folder: Path, resume: int | None = None) -> Worker:

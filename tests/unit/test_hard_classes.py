@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from raydml.training import neighbours
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.neighbours import class_means, nearest_rows
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 LABELS = np.repeat(np.arange(12), 4)
 GROUP, CPU = Group(0, 1, 8), torch.device("cpu")
@@ -108,18 +107,6 @@ def test_the_nearest_rows_are_those_of_a_loop(block: int, monkeypatch: pytest.Mo
     for number in range(23):
         distances = {other: float((rows[number] - rows[other]).norm()) for other in range(23) if other != number}
         assert found[number].tolist() == sorted(distances, key=lambda other: distances[other])[:4]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(autouse=True)
-def numerics() -> Iterator[None]:
-    """A worker sets torch's numerics for its process; here other tests follow."""
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def worker(images: Path, folder: Path, resume: int | None = None, sampling: dict[str, Any] = HARD) -> Worker:

@@ -21,7 +21,7 @@ from raydml.spec import JobSpec
 from raydml.training import placement
 from raydml.training.placement import Placement, place
 from raydml.training.record import RunRecord
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 
 class RayStarted(BaseException):
@@ -34,11 +34,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RayStarted
 
     monkeypatch.setattr(placement, "cluster", start)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def record_of(home: Path, name: str = "small") -> RunRecord:

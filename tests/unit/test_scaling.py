@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,9 @@ from raydml.spec import JobSpec
 from raydml.training.loop import StepReport
 from raydml.training.scaling import INITIAL, INTERVAL, LONGEST_RUN, LossScaler
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 CUSTOM = {"backbone": {"kind": "custom"}, "dimension": 8}
-
-
-@pytest.fixture(autouse=True)
-def numerics() -> Iterator[None]:
-    """A worker sets torch's numerics for its process; here other tests follow."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def spec_of(images: Path, **changes: Any) -> JobSpec:

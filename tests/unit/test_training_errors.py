@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,9 @@ from raydml.training.checkpoints import Checkpoints
 from raydml.training.loop import StepReport
 from raydml.training.record import RunRecord, read_lines
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 
 BATCH_NORM_AND_CENTRES = {"kind": "arcface", "center": {"weight": 0.01}}
-
-
-@pytest.fixture(autouse=True)
-def numerics() -> Iterator[None]:
-    """A worker sets torch's numerics for its process; here other tests follow."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def spec_of(images: Path, train: dict[str, Any] | None = None, **changes: Any) -> JobSpec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,11 @@ from raydml.training.loop import StepReport
 from raydml.training.record import read_lines
 from raydml.training.watch import Alarm, Health, Monitor, head_norms, proxies_of
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec, write_images
+from tests.distributed.harness import small_spec
 from tests.unit.test_losses import every_entry
 
 CPU = torch.device("cpu")
 RULES = ("collapse", "no_signal", "dead_proxies", "exploding_norms", "gap_negative")
-
-
-@pytest.fixture(autouse=True)
-def numerics() -> Iterator[None]:
-    """A worker sets torch's numerics for its process; here other tests follow."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def watched(data: Path, steps: int = 40, every: int = 5, **changes: Any) -> JobSpec:
