@@ -96,12 +96,10 @@ class Passes:
         for name, statistic in self._differentiable():
             if by_rows.none(statistic.over):
                 continue
-            if statistic.mutual:
-                sides = [(by_rows, of_rows[name] + of_columns[name])]
-            else:
-                sides = [(by_rows, of_rows[name]), (by_columns, of_columns[name])]
-            for pairs, gradient in sides:
-                slopes = statistic.slopes(pairs, pairs.own[name], gradient)
+            on_rows, on_columns = statistic.force(of_rows[name]), statistic.force(of_columns[name])
+            sides = [(by_rows, on_rows), (by_columns, on_columns)]
+            for pairs, force in [(by_rows, on_rows + on_columns)] if statistic.mutual else sides:
+                slopes = statistic.slopes(pairs, pairs.own[name], force)
                 yield pairs.keep(slopes.expand_as(scores), statistic.over, 0)
 
     def _differentiable(self) -> Iterator[tuple[str, Statistic]]:

@@ -11,7 +11,7 @@ from raydml.catalogue import GeneralizedLiftedStructure, LiftedStructure
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import pair_reduction, reduce_rows, through
-from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs, Sum
+from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs, Sum, linear_log_sum_exp
 
 
 def build(spec: LiftedStructure, loss: Any, similar: bool) -> Formula | None:
@@ -58,7 +58,7 @@ def build_generalized(spec: GeneralizedLiftedStructure, loss: Any, similar: bool
         return reduce_rows(loss, (positive + negative).relu(), layout.labels)
 
     statistics = {
-        "positive": LogSumExp("positives", lambda p: (p.scores - spec.pos_margin) * sign, lambda p: sign),
+        "positive": linear_log_sum_exp("positives", sign, -sign * spec.pos_margin),
         "negative": negatives(spec, sign),
     }
     return Formula((statistics,), reduce)
@@ -66,4 +66,4 @@ def build_generalized(spec: GeneralizedLiftedStructure, loss: Any, similar: bool
 
 def negatives(spec: LiftedStructure | GeneralizedLiftedStructure, sign: int) -> LogSumExp:
     """log sum_n exp(neg_margin - d_n)."""
-    return LogSumExp("negatives", lambda pairs: (spec.neg_margin - pairs.scores) * sign, lambda pairs: -sign)
+    return linear_log_sum_exp("negatives", -sign, sign * spec.neg_margin)

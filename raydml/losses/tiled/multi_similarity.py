@@ -11,7 +11,7 @@ from raydml import catalogue
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import log_one_plus, reduce_rows
-from raydml.losses.tiled.statistics import Answers, Largest, LogSumExp, Pairs, Statistic
+from raydml.losses.tiled.statistics import Answers, Largest, LogSumExp, Pairs, linear_log_sum_exp
 
 
 def build(spec: catalogue.MultiSimilarity, loss: Any, similar: bool) -> Formula | None:
@@ -21,33 +21,33 @@ def build(spec: catalogue.MultiSimilarity, loss: Any, similar: bool) -> Formula 
         return None
     sign = -1 if similar else 1  # times the score: larger is farther
 
-    def mined(values: Tensor, keep: Tensor) -> Tensor:
-        return values.masked_fill(~keep, -torch.inf)
-
-    def positive(pairs: Pairs) -> Tensor:
-        values = (pairs.scores - spec.base) * (sign * spec.alpha)
-        if miner is None:
-            return values
-        return mined(values, pairs.scores * sign + miner.epsilon > -pairs.own["nearest"][..., 0])
-
-    def negative(pairs: Pairs) -> Tensor:
-        values = (spec.base - pairs.scores) * (sign * spec.beta)
-        if miner is None:
-            return values
-        return mined(values, pairs.scores * sign - miner.epsilon < pairs.own["farthest"][..., 0])
+    pull = linear_log_sum_exp("positives", sign * spec.alpha, -sign * spec.alpha * spec.base)
+    push = linear_log_sum_exp("negatives", -sign * spec.beta, sign * spec.beta * spec.base)
 
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         positive, negative = log_one_plus(answers["positive"]), log_one_plus(answers["negative"])
         return reduce_rows(loss, positive / spec.alpha + negative / spec.beta, layout.labels)
 
+    if miner is None:
+        return Formula(({"positive": pull, "negative": push},), reduce)
+    epsilon = miner.epsilon
+
+    def positive(pairs: Pairs) -> Tensor:
+        kept = pairs.scores * sign + epsilon > -pairs.own["nearest"][..., 0]
+        return pull.value(pairs).masked_fill_(~kept, -torch.inf)
+
+    def negative(pairs: Pairs) -> Tensor:
+        kept = pairs.scores * sign - epsilon < pairs.own["farthest"][..., 0]
+        return push.value(pairs).masked_fill_(~kept, -torch.inf)
+
     # The miner keeps positives that are not much nearer than the nearest negative, and negatives that are not much
     # farther than the farthest positive; a row that lacks either keeps nothing.
-    hardest: dict[str, Statistic] = {
+    hardest = {
         "farthest": Largest("positives", lambda pairs: pairs.scores * sign),
         "nearest": Largest("negatives", lambda pairs: pairs.scores * -sign),
     }
-    statistics: dict[str, Statistic] = {
-        "positive": LogSumExp("positives", positive, lambda pairs: sign * spec.alpha),
-        "negative": LogSumExp("negatives", negative, lambda pairs: -sign * spec.beta),
+    mined = {
+        "positive": LogSumExp("positives", positive, pull.slope),
+        "negative": LogSumExp("negatives", negative, push.slope),
     }
-    return Formula((statistics,) if miner is None else (hardest, statistics), reduce)
+    return Formula((hardest, mined), reduce)

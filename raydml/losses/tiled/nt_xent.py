@@ -11,7 +11,7 @@ from raydml.catalogue import NTXent
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import log_one_plus, pair_reduction, through
-from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs, Sum
+from raydml.losses.tiled.statistics import Answers, Pairs, Sum, linear_log_sum_exp
 
 
 def build(spec: NTXent, loss: Any, similar: bool) -> Formula | None:
@@ -33,7 +33,7 @@ def build(spec: NTXent, loss: Any, similar: bool) -> Formula | None:
         total = through(answers["term"].sum(), answers["negative"], answers["share"])
         return reduce_pairs(total, layout.num_positives.sum(), answers["above"].detach().sum())
 
-    against = {"negative": LogSumExp("negatives", value, lambda pairs: factor)}
+    against = {"negative": linear_log_sum_exp("negatives", factor)}
     terms = {
         "term": Sum("positives", lambda p: log_one_plus(excess(p)), lambda p: excess(p).sigmoid() * -factor),
         "share": Sum("positives", lambda p: torch.sigmoid(excess(p))),  # d(term) / d(negative)

@@ -63,20 +63,29 @@ class Euclidean:
 
     def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
         """See Score."""
+        squared = self._squared(rows, columns)
+        if self._power == 2:
+            return squared
+        return squared.sqrt_() if self._power == 1 else squared.pow_(self._power / 2)
+
+    def _squared(self, rows: Tensor, columns: Tensor) -> Tensor:
+        epsilon = torch.finfo(rows.dtype).eps
+        if self._normalize:
+            squared = torch.addmm(rows.new_tensor(2.0), rows, columns.T, alpha=-2)
+            return torch.threshold_(squared, 8 * epsilon, 0.0)
         own, other = rows.square().sum(1, keepdim=True), columns.square().sum(1)
         squared = torch.addmm(other, rows, columns.T, alpha=-2).add_(own)
-        noise = 4 * torch.finfo(rows.dtype).eps * (own + other.max())  # (r, 1)
-        squared.masked_fill_(squared < noise, 0)
-        return squared.sqrt_() if self._power == 1 else squared.pow_(self._power / 2)
+        return squared.masked_fill_(squared < 4 * epsilon * (own + other.max()), 0)
 
     def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
         """See Score."""
         # d|x - y|^p / dx = p |x - y|^(p - 2) (x - y), and |x - y|^(p - 2) = score^(1 - 2 / p)
         if self._power == 1:
-            slopes = (slopes / scores).masked_fill_(scores == 0, 0)
-        elif self._power != 2:
-            slopes = (slopes * scores.pow(1 - 2 / self._power)).masked_fill_(scores == 0, 0)
-        slopes = slopes * self._power if self._power != 1 else slopes
+            slopes = (slopes / scores).nan_to_num_(0, 0, 0)  # equal rows: 0
+        elif self._power == 2:
+            slopes = slopes * 2
+        else:
+            slopes = (slopes * scores.pow(1 - 2 / self._power)).nan_to_num_(0, 0, 0).mul_(self._power)
         return rows * slopes.sum(1, keepdim=True) - slopes @ columns
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Answers = Mapping[str, Tensor]
+Over = Literal["positives", "negatives", "others"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Statistic(ABC):
     flows. `mutual`: the slope is the same whichever row of a pair is the anchor, so that it is asked for once.
     """
 
-    over: Literal["positives", "negatives", "others"]
+    over: Over
     value: Values
     slope: Slopes | None = None
     mutual: bool = False
@@ -80,9 +81,13 @@ class Statistic(ABC):
         """The answer, (r,) or (r, q)."""
         return state
 
+    def force(self, gradient: Tensor) -> Tensor:
+        """The part of dL/d(answer), (r, 1) or (r, 1, q), that reaches the scores."""
+        return gradient
+
     @abstractmethod
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
-        """dL/d(score) of each pair, (r, c), from dL/d(answer) of its anchor; pairs that do not belong are undefined."""
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
+        """dL/d(score) of each pair, (r, c), from the force on its anchor; pairs that do not belong are undefined."""
 
 
 class Sum(Statistic):
@@ -96,10 +101,10 @@ class Sum(Statistic):
         """See Statistic."""
         return state + pairs.keep(self.value(pairs), self.over, 0).sum(1)
 
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        return self.slope(pairs) * gradient
+        return self.slope(pairs) * force
 
 
 class LogSumExp(Statistic):
@@ -123,10 +128,43 @@ class LogSumExp(Statistic):
         empty = torch.finfo(state.dtype).min
         return torch.where(state[:, 1] > 0, state[:, 0] + state[:, 1].log(), empty)
 
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
         """See Statistic: the softmax times the slope of the value."""
         assert self.slope is not None
-        return self.value(pairs).sub_(answer).exp_().mul_(self.slope(pairs) * gradient)
+        return self.value(pairs).sub_(answer).exp_().mul_(self.slope(pairs) * force)
+
+
+@dataclass(frozen=True)
+class LinearLogSumExp(LogSumExp):
+    """LogSumExp of factor x score + shift, in fewer passes over a tile."""
+
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def add(self, state: Tensor, pairs: Pairs) -> Tensor:
+        """See Statistic."""
+        if pairs.outside(self.over) is not None:
+            return super().add(state, pairs)
+        extreme = pairs.scores.amax(1) if self.factor > 0 else pairs.scores.amin(1)
+        largest = torch.maximum(state[:, 0], extreme * self.factor + self.shift)  # (r,)
+        sums = self._exponentials(pairs, largest.unsqueeze(1)).sum(1)
+        return torch.stack([largest, state[:, 1] * (state[:, 0] - largest).exp() + sums], dim=1)
+
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
+        """See Statistic."""
+        return self._exponentials(pairs, answer).mul_(force * self.factor)
+
+    def _exponentials(self, pairs: Pairs, below: Tensor) -> Tensor:
+        return torch.add(self.shift - below, pairs.scores, alpha=self.factor).exp_()
+
+
+def linear_log_sum_exp(
+    over: Literal["positives", "negatives", "others"], factor: float, shift: float = 0.0
+) -> LogSumExp:
+    """log sum_j exp(factor x score_ij + shift)."""
+    return LinearLogSumExp(
+        over, lambda pairs: pairs.scores * factor + shift, lambda pairs: factor, factor=factor, shift=shift
+    )
 
 
 class Largest(Statistic):
@@ -142,10 +180,14 @@ class Largest(Statistic):
         found = torch.stack([values, pairs.rest.expand_as(pairs.scores)[0, where].to(values.dtype)], dim=1)
         return torch.where((values > state[:, 0]).unsqueeze(1), found, state)
 
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
+    def force(self, gradient: Tensor) -> Tensor:
+        """See Statistic."""
+        return gradient[..., 0]
+
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        return (pairs.rest == answer[..., 1]) * (self.slope(pairs) * gradient[..., 0])
+        return (pairs.rest == answer[..., 1]) * (self.slope(pairs) * force)
 
 
 class Listed(Statistic):
@@ -162,10 +204,10 @@ class Listed(Statistic):
         state[rows, pairs.places.expand_as(pairs.scores)[rows, columns]] = self.value(pairs)[rows, columns]
         return state
 
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        wide = gradient.expand(*pairs.scores.shape, -1)
+        wide = force.expand(*pairs.scores.shape, -1)
         places = pairs.places.expand_as(pairs.scores).unsqueeze(2)
         return self.slope(pairs) * wide.gather(2, places).squeeze(2)
 
@@ -184,7 +226,11 @@ class Sums(Statistic):
         """See Statistic."""
         return state + self.value(pairs)
 
-    def slopes(self, pairs: Pairs, answer: Tensor, gradient: Tensor) -> Tensor:
+    def force(self, gradient: Tensor) -> Tensor:
+        """See Statistic."""
+        return gradient[..., 0]
+
+    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        return self.slope(pairs) * gradient[..., 0]
+        return self.slope(pairs) * force

@@ -11,7 +11,7 @@ from raydml.catalogue import SupCon
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import reduce_rows
-from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs, Sum
+from raydml.losses.tiled.statistics import Answers, Pairs, Sum, linear_log_sum_exp
 
 
 def build(spec: SupCon, loss: Any, similar: bool) -> Formula | None:
@@ -30,7 +30,7 @@ def build(spec: SupCon, loss: Any, similar: bool) -> Formula | None:
         return reduce_rows(loss, torch.where(layout.num_positives > 0, answers["all"] - mean, 0), layout.labels)
 
     statistics = {
-        "all": LogSumExp("others", value, lambda pairs: factor),
+        "all": linear_log_sum_exp("others", factor),
         "positive": Sum("positives", value, lambda pairs: factor),
     }
     return Formula((statistics,), reduce)
