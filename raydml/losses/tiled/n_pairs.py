@@ -12,7 +12,7 @@ from torch import Tensor
 from raydml import catalogue
 from raydml.losses.tiled.engine import Found
 from raydml.losses.tiled.layout import COLUMNS, Layout
-from raydml.losses.tiled.reduction import log_one_plus
+from raydml.losses.tiled.reduction import add_exponentials, log_one_plus
 from raydml.losses.tiled.scores import Score, build_score, pull_prepare
 from raydml.parallel import Group
 
@@ -71,9 +71,7 @@ class TiledNPairs:
             at = own_pair(mine, start, logits.shape[1])
             targets[at[0]] = logits[at]
             logits[at] = -torch.inf
-            higher = torch.maximum(largest, logits.amax(1))
-            total = total * (largest - higher).exp() + logits.sub_(higher.unsqueeze(1)).exp_().sum(1)
-            largest = higher
+            largest, total = add_exponentials(largest, total, logits)
         none = torch.finfo(rows.dtype).min
         return torch.stack([targets, torch.where(total > 0, largest + total.log(), none)], dim=1)
 

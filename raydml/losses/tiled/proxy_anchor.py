@@ -11,7 +11,7 @@ from torch import Tensor
 from raydml import catalogue
 from raydml.losses.tiled.class_scores import ClassScores, own_class
 from raydml.losses.tiled.engine import Found
-from raydml.losses.tiled.reduction import log_one_plus
+from raydml.losses.tiled.reduction import add_exponentials, log_one_plus
 from raydml.losses.tiled.scores import Score, build_score
 from raydml.parallel import Group
 
@@ -44,10 +44,8 @@ class TiledProxyAnchor:
             for rows in tiles:
                 for classes in table.chunks():
                     both = exponents(table.tile(rows, classes), rows, classes)
-                    higher = torch.maximum(largest[:, classes], both.amax(1))
-                    sums = both.sub_(higher.unsqueeze(1)).exp_().sum(1)
-                    total[:, classes] = total[:, classes] * (largest[:, classes] - higher).exp() + sums
-                    largest[:, classes] = higher
+                    found = add_exponentials(largest[:, classes], total[:, classes], both)
+                    largest[:, classes], total[:, classes] = found
             parts.append(torch.stack([largest, total]))
         maxima, sums = group.gather_slices(torch.stack(parts)).unbind(1)  # (V, 2, C) each
         shift = maxima.amax(0)

@@ -40,6 +40,15 @@ def log_one_plus(values: Tensor) -> Tensor:
     return -functional.logsigmoid(-values)
 
 
+def add_exponentials(largest: Tensor, total: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """A streamed log-sum-exp: the largest value and the sum of exponentials below it, after more values along axis 1.
+
+    `largest` starts at the smallest finite number and `total` at 0; `values` are overwritten.
+    """
+    higher = torch.maximum(largest, values.amax(1))
+    return higher, total * (largest - higher).exp() + values.sub_(higher.unsqueeze(1)).exp_().sum(1)
+
+
 def through(value: Tensor, statistic: Tensor, slope: Tensor) -> Tensor:
     """`value` with the gradient `slope` towards an earlier statistic: terms collected tile by tile bring none."""
     return value + ((statistic - statistic.detach()) * slope.detach()).sum()

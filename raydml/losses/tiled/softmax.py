@@ -12,7 +12,7 @@ from torch import Tensor
 from raydml import catalogue
 from raydml.losses.tiled.class_scores import ClassScores, own_class
 from raydml.losses.tiled.engine import Found
-from raydml.losses.tiled.reduction import log_one_plus, reduce_rows
+from raydml.losses.tiled.reduction import add_exponentials, log_one_plus, reduce_rows
 from raydml.losses.tiled.scores import DotProduct, Score, build_score
 from raydml.parallel import Group
 
@@ -42,9 +42,7 @@ class TiledSoftmax:
                     targets[rows][at[0]] = scores[at]
                     logits = scores.mul_(self.scale)
                     logits[at] = -torch.inf
-                    higher = torch.maximum(largest, logits.amax(1))
-                    total = total * (largest - higher).exp() + logits.sub_(higher.unsqueeze(1)).exp_().sum(1)
-                    largest = higher
+                    largest, total = add_exponentials(largest, total, logits)
                 others[rows] = largest + total.log()
         # On all workers alike, and with all rows: kernels may round differently in vectors of another length.
         answers = group.gather_slices(torch.stack([targets, others], dim=1)).requires_grad_()  # (B, 2)

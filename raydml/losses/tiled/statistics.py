@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from raydml.losses.tiled.reduction import add_exponentials
+
 Answers = Mapping[str, Tensor]
 Over = Literal["positives", "negatives", "others"]
 
@@ -119,9 +121,7 @@ class LogSumExp(Statistic):
     def add(self, state: Tensor, pairs: Pairs) -> Tensor:
         """See Statistic."""
         values = pairs.keep(self.value(pairs), self.over, -torch.inf)
-        largest = torch.maximum(state[:, 0], values.amax(1))  # (r,)
-        sums = values.sub_(largest.unsqueeze(1)).exp_().sum(1)
-        return torch.stack([largest, state[:, 1] * (state[:, 0] - largest).exp() + sums], dim=1)
+        return torch.stack(add_exponentials(state[:, 0], state[:, 1], values), dim=1)
 
     def finish(self, state: Tensor) -> Tensor:
         """See Statistic."""
