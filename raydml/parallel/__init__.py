@@ -2,7 +2,7 @@
 
 from raydml.parallel.batch_norm import convert_batch_norm
 from raydml.parallel.ddp import DataParallel
-from raydml.parallel.group import Group
+from raydml.parallel.group import Group, PeerLost
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
 from raydml.parallel.strategies import STRATEGIES, Strategy
@@ -11,6 +11,7 @@ __all__ = [
     "STRATEGIES",
     "DataParallel",
     "Group",
+    "PeerLost",
     "Strategy",
     "TreeAccumulator",
     "convert_batch_norm",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,25 +15,56 @@ from torch.nn import functional
 from raydml.membership import share
 
 
+class PeerLost(Exception):
+    """A collective did not complete: a worker of the group died, left, or aborted it. The step is undecided."""
+
+
+@contextmanager
+def collective() -> Iterator[None]:
+    """Raises PeerLost where a collective within fails; torch.distributed names the reason in many ways."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise PeerLost(str(error)) from error
+
+
 class Group:
     """One process's place among W workers that share V slices; with W = 1 nothing is communicated.
 
     `num_slices` is V. The default process group of torch.distributed must span exactly these workers when W > 1.
+    Every method that communicates raises PeerLost where another worker is gone. Models and strategies hold the group,
+    and the group moves: after `move` they run among other workers, with other slices.
     """
 
     def __init__(self, rank: int, size: int, num_slices: int) -> None:
-        self.rank = rank
-        self.size = size
         self.num_slices = num_slices
+        self.move(rank, [len(share(other, size, num_slices)) for other in range(size)])
+
+    def move(self, rank: int, deal: Sequence[int]) -> None:
+        """Take another place: the rank among len(deal) workers, which hold that many slices each, in rank order."""
+        assert sum(deal) == self.num_slices and min(deal) > 0, (deal, self.num_slices)
+        self.rank = rank
+        self.size = len(deal)
+        ends = list(accumulate(deal))
+        self._shares = [range(end - count, end) for end, count in zip(ends, deal, strict=True)]
 
     @property
     def owned(self) -> range:
         """The slices of this worker."""
-        return self.share(self.rank)
+        return self._shares[self.rank]
 
     def share(self, rank: int) -> range:
         """The slices of a worker."""
-        return share(rank, self.size, self.num_slices)
+        return self._shares[rank]
+
+    def vote(self, wishes: Sequence[bool] = ()) -> list[bool]:
+        """Returns once every worker has called it: which of the wishes any of them has."""
+        if self.size == 1:
+            return list(wishes)
+        told = torch.tensor([0, *map(int, wishes)], device=self._device)
+        with collective():
+            dist.all_reduce(told, dist.ReduceOp.MAX)
+        return [bool(wish) for wish in told[1:].tolist()]
 
     def gather_slices(self, local: Tensor) -> Tensor:
         """This worker's rows (own slices x S, ...) -> all rows (V x S, ...) in slice order; no gradient flows."""
@@ -48,7 +82,8 @@ class Group:
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
         padded = functional.pad(local, padding).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
-        dist.all_gather_into_tensor(everything, padded)
+        with collective():
+            dist.all_gather_into_tensor(everything, padded)
         if longest == min(counts):
             return everything
         parts = torch.split(everything, longest)
@@ -57,21 +92,19 @@ class Group:
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""
         if self.size > 1:
-            dist.all_reduce(value)
+            with collective():
+                dist.all_reduce(value)
         return value
-
-    def first_says(self, value: int, device: torch.device) -> int:
-        """A small number of the first worker, known to all."""
-        if self.size == 1:
-            return value
-        told = torch.tensor([value], device=device)
-        dist.broadcast(told, src=0)
-        return int(told.item())
 
     def objects(self, value: Any) -> list[Any]:
         """One small picklable value of each worker, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with collective():
+            dist.all_gather_object(values, value)
         return values
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

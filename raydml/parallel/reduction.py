@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raydml.membership import Node, Tree, parents
-from raydml.parallel.group import Group
+from raydml.parallel.group import Group, collective
 
 
 class TreeAccumulator:
@@ -69,7 +69,8 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     }
     total = _evaluate(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
-    dist.all_gather_into_tensor(everything, total)
+    with collective():
+        dist.all_gather_into_tensor(everything, total)
     return unflatten(everything[:count], own[0])
 
 
@@ -80,7 +81,8 @@ def _exchange(flat: Tensor, node_counts: list[int]) -> list[Tensor]:
     outgoing = flat.view(flat.shape[0], world_size, chunk).transpose(0, 1).contiguous()
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
-    dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)
+    with collective():
+        dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)
     return [block.view(-1, chunk) for block in torch.split(incoming, sizes)]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
@@ -27,6 +27,7 @@ class StepReport:
     """What one step did; the same on every worker but for the times, which are this worker's, in seconds.
 
     With fp16 the statistics hold `loss_scale`, and `skipped` where the step overflowed: then there is no norm.
+    `wishes` are those that any worker had when they voted on the step.
     """
 
     step: int
@@ -36,6 +37,35 @@ class StepReport:
     data_seconds: float
     step_seconds: float
     health: Health
+    wishes: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A step that every reduction of is complete: what its commit needs, and nothing else to ask anybody.
+
+    `skip` says what overflowed float16: the state is passed over. `watched` is what the monitor looks at.
+    """
+
+    step: int
+    verdict: Verdict
+    embeddings: Tensor  # (B, D), of the global batch
+    labels: Tensor  # (B,)
+    seconds: float
+    waited: float = 0.0
+    gradients: Sequence[Tensor] = ()
+    norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    skip: Literal["scale", "embeddings"] | None = None
+    watched: tuple[Verdict, Tensor | None] | None = None
+
+
+After = Callable[[StepReport], bool]
+Wishes = Callable[[], Sequence[bool]]
+
+
+def no_wishes() -> Sequence[bool]:
+    """Of a worker that only trains."""
+    return ()
 
 
 class Trainer:
@@ -59,6 +89,7 @@ class Trainer:
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(self.model, self.objective, spec, self.plan)
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
+        self.prepared: Prepared | None = None
         self._labels = dataset.training_labels
         self._check_dimension()
 
@@ -74,18 +105,19 @@ class Trainer:
                 f"they must be (1, dimension)"
             )
 
-    def run(self, until: int, after: Callable[[StepReport], bool]) -> None:
+    def run(self, until: int, after: After, wishes: Wishes = no_wishes) -> None:
         """Steps up to `until`; `after` sees each committed step and says whether to go on.
 
-        Raises TrainingDiverged before the step commits, with the items of its batch; and after it, before the next
-        one, where a rule of `watch` says stop.
+        A step commits when all workers have prepared it and voted: PeerLost leaves the state as it was, and what is
+        `prepared`. Raises TrainingDiverged before the step commits, with the items of its batch; and after it, before
+        the next one, where a rule of `watch` says stop.
         """
         sampling = self.spec.batch.sampling
         every = sampling.refresh_every if isinstance(sampling, HardClasses) else until
         while (step := self.state.step) < until:
             if isinstance(sampling, HardClasses) and step and step % every == 0:
                 self._learn_neighbours(sampling)
-            if not self._run_to(min(until, (step // every + 1) * every), after):
+            if not self._run_to(min(until, (step // every + 1) * every), after, wishes):
                 return
 
     def _learn_neighbours(self, sampling: HardClasses) -> None:
@@ -94,7 +126,7 @@ class Trainer:
         means = class_means(examples, self.model, self.dataset, self.group, self.spec.model.dimension)
         self.plan.learn(nearest_rows(means, sampling.neighbours, self.group, self.device))
 
-    def _run_to(self, until: int, after: Callable[[StepReport], bool]) -> bool:
+    def _run_to(self, until: int, after: After, wishes: Wishes) -> bool:
         """Steps up to `until`, whose batches are known by now; whether to go on."""
         loader = self._loader(until)
         try:
@@ -102,12 +134,12 @@ class Trainer:
                 started = time.perf_counter()
                 batch = [next(loader) for _ in self.group.owned]
                 waited = time.perf_counter() - started
-                verdict, norm, health = self._step(batch)
-                elapsed = time.perf_counter() - started
-                loss, statistics = float(verdict.loss), verdict.statistics | self._scaling(norm)
-                if not after(StepReport(self.state.step, loss, norm, statistics, waited, elapsed, health)):
+                self.prepared = replace(self._prepare(batch), waited=waited)
+                agreed = self.group.vote(wishes())
+                report = replace(self.commit(), wishes=tuple(agreed))
+                if not after(report):
                     return False
-                stop_where_told(health, self.state.step)
+                stop_where_told(report.health, self.state.step)
             return True
         finally:
             loader.close()
@@ -119,14 +151,12 @@ class Trainer:
         spec = self.spec
         return slices(self.dataset, self.plan, spec.data, spec.seed, keys(), spec.data.loader_processes)
 
-    def _step(self, batch: list[Slice]) -> tuple[Verdict, float | None, Health]:
-        """One step: forward, objective over the global batch, pullback, commit, a look at its health.
-
-        There is no norm where it was skipped.
-        """
-        step = self.state.step
+    def _prepare(self, batch: list[Slice]) -> Prepared:
+        """Forward, objective over the global batch, pullback: all that needs the others; it leaves no trace."""
+        step, started = self.state.step, time.perf_counter()
         inputs = [part.inputs for part in batch]
-        with head_norms(self.model, self.monitor.due(step + 1)) as norms:
+        watched = self.monitor.due(step + 1)
+        with head_norms(self.model, watched) as norms:
             embeddings = self.group.gather_slices(self.strategy.forward(inputs, step))
         # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
         overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
@@ -135,20 +165,41 @@ class Trainer:
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
+        prepared = Prepared(step, verdict, embeddings, labels, time.perf_counter() - started)
         if overflow:  # a lower scale would not mend it
-            self._skip(verdict, back_off=False)
-            return verdict, None, Health()
-        norm = self.state.update([*self._gradients(verdict), *verdict.weights])
-        if math.isfinite(norm):
+            return self._checked_skip(prepared, back_off=False)
+        gradients = [*self._gradients(verdict), *verdict.weights]
+        norm = nn.utils.get_total_norm(gradients)
+        prepared = replace(prepared, gradients=gradients, norm=norm, seconds=time.perf_counter() - started)
+        if not bool(norm.isfinite()):
+            cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
+            exact = [cotangents, *verdict.weights]  # float32: these do not overflow
+            if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
+                raise self._diverged(f"the gradient's norm is {float(norm)}", cotangents, step)
+            return self._checked_skip(prepared, back_off=True)
+        if not watched:
+            return prepared
+        lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
+        whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
+        return replace(prepared, watched=(whole, lengths))
+
+    def commit(self) -> StepReport:
+        """Take the prepared step: nobody else is needed. Raises TrainingDiverged after it, where `watch` says stop."""
+        assert self.prepared is not None and self.prepared.step == self.state.step
+        done, self.prepared = self.prepared, None
+        health, started = Health(), time.perf_counter()
+        if done.skip is None:
+            self.state.update(done.gradients, done.norm)
             self.strategy.commit()
-            self.objective.commit(embeddings, labels)
-            return verdict, norm, self._look(embeddings, labels, verdict, norms)
-        cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
-        exact = [cotangents, *verdict.weights]  # float32: these do not overflow
-        if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
-            raise self._diverged(f"the gradient's norm is {norm}", cotangents, step)
-        self._skip(verdict, back_off=True)
-        return verdict, None, Health()
+            self.objective.commit(done.embeddings, done.labels)
+            if done.watched is not None:
+                health = self.monitor.look(done.embeddings, done.labels, *done.watched, self.objective)
+        else:
+            self.state.skip(back_off=done.skip == "scale")
+        norm = float(done.norm) if done.skip is None else None
+        statistics = done.verdict.statistics | self._scaling(norm)
+        seconds = done.seconds + time.perf_counter() - started
+        return StepReport(self.state.step, float(done.verdict.loss), norm, statistics, done.waited, seconds, health)
 
     def _gradients(self, verdict: Verdict) -> list[Tensor]:
         """The model's gradients; with fp16 scaled on their way through it."""
@@ -157,7 +208,7 @@ class Trainer:
         scale = float(self.state.scaler.scale)
         return [gradient / scale for gradient in self.strategy.pullback(verdict.cotangents * scale)]
 
-    def _skip(self, verdict: Verdict, *, back_off: bool) -> None:
+    def _checked_skip(self, prepared: Prepared, *, back_off: bool) -> Prepared:
         """Pass over a step; every worker decides alike, for all hold the same embeddings and the same sum."""
         scaler = self.state.scaler
         assert scaler is not None
@@ -166,26 +217,14 @@ class Trainer:
             raise self._diverged(
                 f"{where} overflow float16, after {int(scaler.skipped)} skipped steps in a row (bf16 and float32 "
                 f"reach further)",
-                self.group.gather_slices(verdict.cotangents),
+                self.group.gather_slices(prepared.verdict.cotangents),
                 self.state.step,
             )
-        self.state.skip(back_off=back_off)
+        return replace(prepared, skip="scale" if back_off else "embeddings")
 
     def _scaling(self, norm: float | None) -> dict[str, Any]:
         scaler = self.state.scaler
         return {} if scaler is None else {"loss_scale": float(scaler.scale), "skipped": norm is None}
-
-    def _look(self, embeddings: Tensor, labels: Tensor, verdict: Verdict, norms: list[Tensor]) -> Health:
-        """Health after the step that has just committed; `norms` are those of the own slices' rows.
-
-        All take the first worker's, so that all stop together: one that came later has seen less.
-        """
-        if not self.monitor.due(self.state.step):
-            return Health()
-        lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
-        whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
-        health = self.monitor.look(embeddings, labels, whole, lengths, self.objective)
-        return self.group.objects(health)[0]  # type: ignore[no-any-return]
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)

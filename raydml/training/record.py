@@ -11,6 +11,8 @@ from typing import Any
 from raydml.errors import RaydmlError
 from raydml.files import append_line, write_bytes, write_json
 
+_TAIL = 1 << 16  # bytes at the end of the metrics, far more than the lines of two steps
+
 
 class RunRecord:
     """Files of one run: run.json, metrics.jsonl, failure.json, and the request `stop`."""
@@ -45,6 +47,32 @@ class RunRecord:
         if self.metrics_path.exists():
             kept = [line for line in read_lines(self.metrics_path)[0] if line["step"] <= step]
             write_bytes(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def mend(self) -> int:
+        """Drop a last line of the metrics that a kill cut short; the last step that is logged, 0 where none is."""
+        if not self.metrics_path.exists():
+            return 0
+        with self.metrics_path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            tail = file.read()
+            complete = tail[: tail.rfind(b"\n") + 1]
+            file.truncate(size - len(tail) + len(complete))
+        return max((line["step"] for line in self._last_lines()), default=0)
+
+    def has_validation(self, step: int) -> bool:
+        """Whether the validation after this step is logged, as far as the last lines tell."""
+        return any(line["step"] == step and "validation" in line for line in self._last_lines())
+
+    def _last_lines(self) -> list[dict[str, Any]]:
+        """Complete lines at the end of the metrics."""
+        if not self.metrics_path.exists():
+            return []
+        start = max(0, self.metrics_path.stat().st_size - _TAIL)
+        with self.metrics_path.open("rb") as file:
+            file.seek(start)
+            lines = file.read().rpartition(b"\n")[0].splitlines()
+        return [json.loads(line) for line in (lines[1:] if start else lines)]
 
     def request_stop(self) -> None:
         """Ask the workers to save a checkpoint and stop."""

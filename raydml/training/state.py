@@ -33,17 +33,17 @@ class TrainingState:
         self.optimizer = build_optimizer(spec.train.optimizer, named)
         self._factors = [group["factor"] for group in self.optimizer.param_groups] if self.optimizer else []
 
-    def update(self, gradients: Sequence[Tensor]) -> float:
+    def update(self, gradients: Sequence[Tensor], norm: Tensor | None = None) -> float:
         """One optimiser step with gradients in order of `parameters`; returns their L2 norm before clipping.
 
-        A norm that is not finite changes nothing: the caller decides.
+        A norm that is not finite changes nothing: the caller decides. `norm` is theirs, where it is known already.
         """
         if self.optimizer is None:
             self.step += 1
             return 0.0
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients) if norm is None else norm
         if bool(norm.isfinite()):
             if self.spec.train.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(self.parameters, self.spec.train.clip_norm, norm)

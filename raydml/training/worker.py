@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +36,14 @@ class Job:
     model: nn.Module | None = None
 
 
+Outcome = Literal["succeeded", "interrupted", "changed"]
+
+
+def never() -> bool:
+    """Of a group that does not change."""
+    return False
+
+
 def set_numerics(spec: JobSpec) -> None:
     """Threads and kernels that decide bits come from the spec, never from the machine's habits."""
     torch.set_num_threads(spec.parallel.workers.threads)
@@ -46,7 +56,7 @@ def set_numerics(spec: JobSpec) -> None:
 
 
 class Worker:
-    """Trains one job in one group; the first worker of the group writes."""
+    """Trains one job in one group, which may change between calls of `run`; the first worker of the group writes."""
 
     def __init__(self, job: Job, group: Group, device: torch.device, dataset: Dataset | None = None) -> None:
         set_numerics(job.spec)
@@ -57,64 +67,117 @@ class Worker:
         model = build_model(job.spec.model, self.dataset.input_shape, job.spec.seed, custom=job.model)
         self.trainer = Trainer(job.spec, self.dataset, model, group, device)
         self.best: Best | None = None
-        self._saved: int | None = None
+        self.settled = 0  # the last step after which all was done that is due there
+        self._final_sha256: str | None = None  # of the state after the last step, once that is settled everywhere
+        self._recent: deque[StepReport] = deque(maxlen=2)
+        self._writer = False
         if job.resume is not None:
-            self.best = self.checkpoints.load(job.resume, self.trainer.state).best
-            self._saved = job.resume
-        self._interrupted = False
+            self.restore(job.resume)
 
     @property
     def writes(self) -> bool:
         """Whether this worker writes files for all."""
         return self.group.rank == 0
 
-    def run(self) -> str:
-        """Train to the end or to a request to stop, then measure and export; returns succeeded or interrupted."""
-        self.trainer.run(self.spec.train.steps, self._after_step)
-        if self._interrupted:
-            return "interrupted"
+    def restore(self, step: int) -> str:
+        """Go on from a checkpoint; the SHA-256 of its state."""
+        header = self.checkpoints.load(step, self.trainer.state)
+        self.best, self.settled = header.best, step
+        return header.state_sha256
+
+    def run(self, change: Callable[[], bool] = never) -> Outcome:
+        """Train from where the state is to the end, to a request to stop, or to a step at which a worker says change.
+
+        Raises PeerLost where a worker is lost. Call it again in the next group: it goes on where the state stands.
+        """
+        if self.writes and not self._writer:
+            self._take_over()
+        self._writer = self.writes
+        if self.group.vote([self._unsettled])[0]:
+            self._settle()
+        if self._final_sha256 is None:
+            outcome = self._train(change)
+            if outcome != "succeeded":
+                return outcome
         self._finish()
         return "succeeded"
 
+    @property
+    def _unsettled(self) -> bool:
+        return self._final_sha256 is None and self.settled != self.trainer.state.step
+
+    def _train(self, change: Callable[[], bool]) -> Outcome:
+        stopped, changed = False, False
+
+        def wishes() -> Sequence[bool]:
+            return self.writes and self.record.stop_requested(), change()
+
+        def after(report: StepReport) -> bool:
+            nonlocal stopped, changed
+            stopped, changed = report.wishes
+            return self._after_step(report) and not changed
+
+        self.trainer.run(self.spec.train.steps, after, wishes)
+        if self.trainer.state.step == self.spec.train.steps:
+            return "succeeded"
+        return "interrupted" if stopped else "changed"
+
+    def roll_forward(self) -> StepReport:
+        """Commit the step that others of a group that broke have committed; what is due after it comes with `run`."""
+        report = self.trainer.commit()
+        self._recent.append(report)
+        return report
+
     def _after_step(self, report: StepReport) -> bool:
-        """Log, evaluate, save; whether to go on. Every worker decides alike."""
-        stop = bool(self.group.first_says(int(self.writes and self.record.stop_requested()), self.trainer.device))
-        self._log(report)
-        last = report.step == self.spec.train.steps
-        every = self.spec.train.evaluate_every
-        better = bool(every) and (last or report.step % every == 0) and self._validate(report.step)
-        if better or last or stop or report.step % self.spec.train.checkpoint_every == 0:
+        """Log, evaluate, save; whether nobody asked to stop. Every worker decides alike."""
+        self._recent.append(report)
+        if self.writes:
+            self._log(report)
+        stop = any(report.wishes[:1])
+        self._settle(stop=stop)
+        return not stop
+
+    def _settle(self, *, stop: bool = False) -> None:
+        """Evaluate and save where that is due at this step; may be repeated, by all together."""
+        step = self.trainer.state.step
+        last, every = step == self.spec.train.steps, self.spec.train.evaluate_every
+        measured = bool(every) and (last or step % every == 0) and has_positives(self.dataset, "validation")
+        if measured:
+            self._validate(step)
+        best = measured and self.best is not None and self.best.step == step
+        if best or last or stop or step % self.spec.train.checkpoint_every == 0:
             self._save()
-        self._interrupted = stop and not last
-        return not self._interrupted
+        self.settled = step
 
     def _log(self, report: StepReport) -> None:
-        if self.writes:
-            self.record.log(
-                step=report.step,
-                loss=report.loss,
-                gradient_norm=report.gradient_norm,
-                **report.statistics,
-                **report.health.values,
-                workers=self.group.size,
-                data_seconds=round(report.data_seconds, 5),
-                step_seconds=round(report.step_seconds, 5),
-                time=round(time.time(), 3),
-            )
-            for alarm in report.health.alarms:
-                self.record.log(step=report.step, warning=asdict(alarm), time=round(time.time(), 3))
+        self.record.log(
+            step=report.step,
+            loss=report.loss,
+            gradient_norm=report.gradient_norm,
+            **report.statistics,
+            **report.health.values,
+            workers=self.group.size,
+            data_seconds=round(report.data_seconds, 5),
+            step_seconds=round(report.step_seconds, 5),
+            time=round(time.time(), 3),
+        )
+        for alarm in report.health.alarms:
+            self.record.log(step=report.step, warning=asdict(alarm), time=round(time.time(), 3))
 
-    def _validate(self, step: int) -> bool:
-        """Measure the validation classes; whether this is the best so far."""
-        if not has_positives(self.dataset, "validation"):
-            return False
+    def _take_over(self) -> None:
+        """Become the one who writes: log what the one before may have committed and not logged."""
+        logged = self.record.mend()
+        for report in self._recent:
+            if report.step > logged:
+                self._log(report)
+
+    def _validate(self, step: int) -> None:
+        """Measure the validation classes, and remember the best score; a second time it changes nothing."""
         metrics = self._measure(self.dataset.indices("validation"))
-        if self.writes:
+        if self.writes and not self.record.has_validation(step):
             self.record.log(step=step, validation=metrics, time=round(time.time(), 3))
-        if self.best is not None and metrics["map_at_r"] <= self.best.score:
-            return False
-        self.best = Best(step, metrics["map_at_r"])
-        return True
+        if self.best is None or metrics["map_at_r"] > self.best.score:
+            self.best = Best(step, metrics["map_at_r"])
 
     def _measure(self, items: np.ndarray) -> dict[str, float]:
         spec, model = self.spec, self.trainer.model
@@ -127,18 +190,29 @@ class Worker:
         return measure_test(embeddings, self.dataset, spec, self.group)
 
     def _save(self) -> None:
-        state = self.trainer.state
-        if self.writes and self._saved != state.step:
-            self.checkpoints.save(state, self.best)
-        self._saved = state.step
+        """Only a step that every worker has committed becomes durable: the vote is that acknowledgement."""
+        self.group.vote()
+        if self.writes and self.trainer.state.step not in self.checkpoints.steps():
+            self.checkpoints.save(self.trainer.state, self.best)
 
     def _finish(self) -> None:
-        """Take the model to export, measure it on the test split, write the model folder and the result."""
-        state_sha256 = self.trainer.state.digest()
+        """Take the model to export, measure it on the test split, write the model folder and the result.
+
+        Repeated from the start where a worker is lost; the last vote tells all that everything is written.
+        """
+        self.group.vote()  # from here on nobody needs the state after the last step: it is settled, and on disk
+        state = self.trainer.state
+        if self._final_sha256 is None:
+            self._final_sha256 = state.digest()
         exported = self.spec.train.steps
-        if self.spec.train.export == "best" and self.best is not None and self.best.step != exported:
-            self.group.objects(None)  # the first worker's last save is on disk from here on
-            exported = self.checkpoints.load(self.best.step, self.trainer.state).step
+        if self.spec.train.export == "best" and self.best is not None:
+            exported = self.best.step
+        if state.step != exported:
+            self.checkpoints.load(exported, state)
+        self._write_result(exported)
+        self.group.vote()
+
+    def _write_result(self, exported: int) -> None:
         metrics, bounds = self._measure_test()
         indexed = self._embed_index()
         if not self.writes:
@@ -157,7 +231,7 @@ class Worker:
             metrics=metrics,
             intervals=bounds,
             sha256=digest,
-            state_sha256=state_sha256,
+            state_sha256=self._final_sha256,
             exported_step=exported,
             trained=True,
         )
