@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -20,7 +21,7 @@ class PeerLost(Exception):
 
 
 @contextmanager
-def collective() -> Iterator[None]:
+def talking() -> Iterator[None]:
     """Raises PeerLost where a collective within fails; torch.distributed names the reason in many ways."""
     try:
         yield
@@ -38,6 +39,7 @@ class Group:
 
     def __init__(self, rank: int, size: int, num_slices: int) -> None:
         self.num_slices = num_slices
+        self.waited = 0.0  # seconds in collectives so far: what a slow worker costs the others
         self.move(rank, [len(share(other, size, num_slices)) for other in range(size)])
 
     def move(self, rank: int, deal: Sequence[int]) -> None:
@@ -47,6 +49,14 @@ class Group:
         self.size = len(deal)
         ends = list(accumulate(deal))
         self._shares = [range(end - count, end) for end, count in zip(ends, deal, strict=True)]
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Around every collective: counts the time in it, and raises PeerLost where it fails."""
+        started = time.perf_counter()
+        with talking():
+            yield
+        self.waited += time.perf_counter() - started
 
     @property
     def owned(self) -> range:
@@ -62,7 +72,7 @@ class Group:
         if self.size == 1:
             return list(wishes)
         told = torch.tensor([0, *map(int, wishes)], device=self._device)
-        with collective():
+        with self.collective():
             dist.all_reduce(told, dist.ReduceOp.MAX)
         return [bool(wish) for wish in told[1:].tolist()]
 
@@ -82,7 +92,7 @@ class Group:
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
         padded = functional.pad(local, padding).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
-        with collective():
+        with self.collective():
             dist.all_gather_into_tensor(everything, padded)
         if longest == min(counts):
             return everything
@@ -92,7 +102,7 @@ class Group:
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""
         if self.size > 1:
-            with collective():
+            with self.collective():
                 dist.all_reduce(value)
         return value
 
@@ -101,7 +111,7 @@ class Group:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with collective():
+        with self.collective():
             dist.all_gather_object(values, value)
         return values
 

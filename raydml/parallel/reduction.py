@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raydml.membership import Node, Tree, parents
-from raydml.parallel.group import Group, collective
+from raydml.parallel.group import Group
 
 
 class TreeAccumulator:
@@ -61,7 +61,7 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     count = sum(tensor.numel() for tensor in own[0])
     padding = own[0][0].new_zeros(-count % group.size)
     numbers = [tensor.reshape(-1) for value in own for tensor in (*value, padding)]
-    received = _exchange(torch.cat(numbers).view(len(own), -1), [len(cover) for cover in covers])
+    received = _exchange(torch.cat(numbers).view(len(own), -1), [len(cover) for cover in covers], group)
     parts = {
         node: part
         for cover, block in zip(covers, received, strict=True)
@@ -69,19 +69,19 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     }
     total = _evaluate(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
-    with collective():
+    with group.collective():
         dist.all_gather_into_tensor(everything, total)
     return unflatten(everything[:count], own[0])
 
 
-def _exchange(flat: Tensor, node_counts: list[int]) -> list[Tensor]:
+def _exchange(flat: Tensor, node_counts: list[int], group: Group) -> list[Tensor]:
     """Own partial sums (nodes, numbers), W divides numbers -> each worker's (nodes, numbers / W) of this one's part."""
     world_size = len(node_counts)
     chunk = flat.shape[1] // world_size
     outgoing = flat.view(flat.shape[0], world_size, chunk).transpose(0, 1).contiguous()
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
-    with collective():
+    with group.collective():
         dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)
     return [block.view(-1, chunk) for block in torch.split(incoming, sizes)]
 

@@ -26,6 +26,8 @@ from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 class StepReport:
     """What one step did; the same on every worker but for the times, which are this worker's, in seconds.
 
+    `data_seconds` were spent waiting for the batch; of all `step_seconds`, `own_seconds` not in collectives.
+
     With fp16 the statistics hold `loss_scale`, and `skipped` where the step overflowed: then there is no norm.
     `wishes` are those that any worker had when they voted on the step.
     """
@@ -34,10 +36,11 @@ class StepReport:
     loss: float
     gradient_norm: float | None
     statistics: dict[str, Any]
-    data_seconds: float
-    step_seconds: float
     health: Health
     wishes: tuple[bool, ...] = ()
+    data_seconds: float = 0.0
+    step_seconds: float = 0.0
+    own_seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,6 @@ class Prepared:
     verdict: Verdict
     embeddings: Tensor  # (B, D), of the global batch
     labels: Tensor  # (B,)
-    seconds: float
-    waited: float = 0.0
     gradients: Sequence[Tensor] = ()
     norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     skip: Literal["scale", "embeddings"] | None = None
@@ -131,12 +132,17 @@ class Trainer:
         loader = self._loader(until)
         try:
             while self.state.step < until:
-                started = time.perf_counter()
+                started, before = time.perf_counter(), self.group.waited
                 batch = [next(loader) for _ in self.group.owned]
-                waited = time.perf_counter() - started
-                self.prepared = replace(self._prepare(batch), waited=waited)
+                read = time.perf_counter() - started
+                self.prepared = self._prepare(batch)
                 agreed = self.group.vote(wishes())
-                report = replace(self.commit(), wishes=tuple(agreed))
+                report = self.commit()
+                seconds = time.perf_counter() - started
+                own = seconds - (self.group.waited - before)
+                report = replace(
+                    report, wishes=tuple(agreed), data_seconds=read, step_seconds=seconds, own_seconds=own
+                )
                 if not after(report):
                     return False
                 stop_where_told(report.health, self.state.step)
@@ -153,7 +159,7 @@ class Trainer:
 
     def _prepare(self, batch: list[Slice]) -> Prepared:
         """Forward, objective over the global batch, pullback: all that needs the others; it leaves no trace."""
-        step, started = self.state.step, time.perf_counter()
+        step = self.state.step
         inputs = [part.inputs for part in batch]
         watched = self.monitor.due(step + 1)
         with head_norms(self.model, watched) as norms:
@@ -165,12 +171,12 @@ class Trainer:
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
-        prepared = Prepared(step, verdict, embeddings, labels, time.perf_counter() - started)
+        prepared = Prepared(step, verdict, embeddings, labels)
         if overflow:  # a lower scale would not mend it
             return self._checked_skip(prepared, back_off=False)
         gradients = [*self._gradients(verdict), *verdict.weights]
         norm = nn.utils.get_total_norm(gradients)
-        prepared = replace(prepared, gradients=gradients, norm=norm, seconds=time.perf_counter() - started)
+        prepared = replace(prepared, gradients=gradients, norm=norm)
         if not bool(norm.isfinite()):
             cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
             exact = [cotangents, *verdict.weights]  # float32: these do not overflow
@@ -187,7 +193,7 @@ class Trainer:
         """Take the prepared step: nobody else is needed. Raises TrainingDiverged after it, where `watch` says stop."""
         assert self.prepared is not None and self.prepared.step == self.state.step
         done, self.prepared = self.prepared, None
-        health, started = Health(), time.perf_counter()
+        health = Health()
         if done.skip is None:
             self.state.update(done.gradients, done.norm)
             self.strategy.commit()
@@ -198,8 +204,7 @@ class Trainer:
             self.state.skip(back_off=done.skip == "scale")
         norm = float(done.norm) if done.skip is None else None
         statistics = done.verdict.statistics | self._scaling(norm)
-        seconds = done.seconds + time.perf_counter() - started
-        return StepReport(self.state.step, float(done.verdict.loss), norm, statistics, done.waited, seconds, health)
+        return StepReport(self.state.step, float(done.verdict.loss), norm, statistics, health)
 
     def _gradients(self, verdict: Verdict) -> list[Tensor]:
         """The model's gradients; with fp16 scaled on their way through it."""

@@ -1,28 +1,92 @@
-"""An agreed view -> a process group of torch.distributed that spans exactly its members."""
+"""An agreed view -> a process group of torch.distributed that spans exactly its members, and can be broken off.
+
+Gloo waits in C++ for a peer that is silent (a cut cable, a stopped process); neither `abort` nor destroying the group
+ends that wait. Shutting the group's sockets does, at once, in whatever call the training thread is.
+"""
 
 from __future__ import annotations
 
 import datetime
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_group
 
 from raydml.membership import View
 from raydml.parallel import Group
+from raydml.parallel.group import talking
 
-TIMEOUT = datetime.timedelta(seconds=300)
-
-
-def form_group(view: View, worker: str, num_slices: int, store: Store, backend: str) -> Group:
-    """Form the view's group; each epoch has its own names in the store, so groups never mix."""
-    group = Group(view.rank(worker), view.size, num_slices)
-    if view.size > 1:
-        own = PrefixStore(f"epoch-{view.epoch}", store)
-        dist.init_process_group(backend, store=own, rank=group.rank, world_size=group.size, timeout=TIMEOUT)
-    return group
+# Heartbeats find the dead; this is for what they cannot see: a live member that waits for something else.
+TIMEOUT = datetime.timedelta(minutes=30)
 
 
-def leave_group() -> None:
-    """Dissolve the current group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+class ProcessGroup:
+    """The process groups of one worker, one after another; `abort` may be called from any thread.
+
+    `connect` makes a new connection to the store in which the members meet; `backend` is gloo or nccl.
+    """
+
+    def __init__(self, connect: Callable[[], Store], backend: str) -> None:
+        self._connect, self._backend = connect, backend
+        self._store: Store | None = None
+        self._before: set[int] | None = None  # sockets that were there before forming began
+        self._own: set[int] = set()
+
+    def form(self, view: View, member: str, group: Group) -> None:
+        """Leave the last group and form the view's, where `group` then has its place.
+
+        Each epoch has its own connection to the store and its own names in it, so that groups never mix. Raises
+        PeerLost where a member does not come and the forming is aborted.
+        """
+        self.leave()
+        group.move(view.rank(member), view.deal)
+        if view.size == 1:
+            return
+        self._before = set(_sockets())
+        with talking():
+            self._store = self._connect()
+            names = PrefixStore(f"epoch-{view.epoch}", self._store)
+            dist.init_process_group(
+                self._backend, store=names, rank=group.rank, world_size=group.size, timeout=TIMEOUT
+            )
+        self._own, self._before = set(_sockets()) - self._before, None
+
+    def abort(self) -> None:
+        """Make what the training thread does in the group fail, on this worker and through it on the others."""
+        if self._backend == "nccl" and dist.is_initialized():
+            with suppress(RuntimeError):
+                _get_default_group().abort()
+        for inode, descriptor in _sockets().items():
+            if inode in self._own or (self._before is not None and inode not in self._before):
+                with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+
+    def leave(self) -> None:
+        """Dissolve the current group, if there is one."""
+        self._own, self._before = set(), None
+        if dist.is_initialized():
+            with suppress(RuntimeError):  # of a group that was broken off
+                dist.destroy_process_group()
+        self._store = None
+
+
+def _sockets() -> dict[int, int]:
+    """This process's network connections: inode -> descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError, ValueError):
+            kind, _, inode = os.readlink(f"/proc/self/fd/{name}").partition(":")
+            if kind == "socket" and _is_connection(int(name)):
+                found[int(inode.strip("[]"))] = int(name)
+    return found
+
+
+def _is_connection(descriptor: int) -> bool:
+    """Of TCP, and not one that listens: gloo ends the process when its listener fails."""
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
+            return False
+        return not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

@@ -52,6 +52,15 @@ class Monitor:
         """Whether the step with this number, counted from 1, is looked at."""
         return self.spec.every > 0 and step % self.spec.every == 0
 
+    def memory(self) -> tuple[list[tuple[Tensor, Tensor]], dict[str, int]]:
+        """What it has seen that later steps are judged by, for a worker that joins."""
+        return list(self._batches), dict(self._broken_for)
+
+    def remember(self, memory: tuple[list[tuple[Tensor, Tensor]], dict[str, int]]) -> None:
+        """Take over what another worker's monitor has seen."""
+        batches, self._broken_for = memory
+        self._batches = deque(batches, self._batches.maxlen)
+
     @torch.no_grad()
     def look(
         self, embeddings: Tensor, labels: Tensor, verdict: Verdict, norms: Tensor | None, objective: Objective

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -39,9 +39,28 @@ class Job:
 Outcome = Literal["succeeded", "interrupted", "changed"]
 
 
-def never() -> bool:
-    """Of a group that does not change."""
-    return False
+class Companion(Protocol):
+    """Follows the steps of a worker in a group that may change."""
+
+    def prepared(self) -> bool:
+        """A step is prepared, and the vote on it follows: whether the group should change after it.
+
+        Raises PeerLost where this worker may not commit.
+        """
+
+    def committed(self, report: StepReport) -> None:
+        """The step is in the state."""
+
+
+class Alone:
+    """The companion of a group that does not change."""
+
+    def prepared(self) -> bool:
+        """It does not."""
+        return False
+
+    def committed(self, report: StepReport) -> None:
+        """Nobody needs to know."""
 
 
 def set_numerics(spec: JobSpec) -> None:
@@ -85,8 +104,8 @@ class Worker:
         self.best, self.settled = header.best, step
         return header.state_sha256
 
-    def run(self, change: Callable[[], bool] = never) -> Outcome:
-        """Train from where the state is to the end, to a request to stop, or to a step at which a worker says change.
+    def run(self, companion: Companion | None = None) -> Outcome:
+        """Train from where the state is to the end, to a request to stop, or to a step after which the group changes.
 
         Raises PeerLost where a worker is lost. Call it again in the next group: it goes on where the state stands.
         """
@@ -96,7 +115,7 @@ class Worker:
         if self.group.vote([self._unsettled])[0]:
             self._settle()
         if self._final_sha256 is None:
-            outcome = self._train(change)
+            outcome = self._train(companion or Alone())
             if outcome != "succeeded":
                 return outcome
         self._finish()
@@ -106,14 +125,16 @@ class Worker:
     def _unsettled(self) -> bool:
         return self._final_sha256 is None and self.settled != self.trainer.state.step
 
-    def _train(self, change: Callable[[], bool]) -> Outcome:
+    def _train(self, companion: Companion) -> Outcome:
         stopped, changed = False, False
 
         def wishes() -> Sequence[bool]:
-            return self.writes and self.record.stop_requested(), change()
+            change = companion.prepared()
+            return self.writes and self.record.stop_requested(), change
 
         def after(report: StepReport) -> bool:
             nonlocal stopped, changed
+            companion.committed(report)
             stopped, changed = report.wishes
             return self._after_step(report) and not changed
 

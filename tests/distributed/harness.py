@@ -17,7 +17,7 @@ import torch.distributed as dist
 from raydml.membership import View
 from raydml.parallel import Group
 from raydml.spec import JobSpec
-from raydml.training.process_group import form_group, leave_group
+from raydml.training.process_group import ProcessGroup
 from raydml.training.worker import Job, Worker
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -33,10 +33,12 @@ def _child(
     torch.set_num_threads(1)
     names = tuple(f"worker-{index}" for index in range(size))
     try:
-        view = View(1, names, 0, names[0])
-        group = form_group(view, names[rank], slices, dist.FileStore(store, size), "gloo")
+        group = Group(rank, size, slices)
+        processes = ProcessGroup(lambda: dist.FileStore(store, size), "gloo")
+        deal = tuple(len(group.share(other)) for other in range(size))
+        processes.form(View("test", 1, names, deal, 0, None), names[rank], group)
         pipe.send((True, work(group, given)))
-        leave_group()
+        processes.leave()
     except BaseException:
         pipe.send((False, traceback.format_exc()))
 

@@ -1,0 +1,155 @@
+"""One worker of an elastic run: it joins, trains, re-forms the group when workers come, go or die, and goes on.
+
+The state machine is `membership.Member`; here its actions are taken on a real worker. It knows no Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from raydml.errors import RaydmlError, RunError, StaleView
+from raydml.membership import Address, Gone, Link, Member, Over, View
+from raydml.parallel import Group, PeerLost
+from raydml.training import handover
+from raydml.training.loop import StepReport
+from raydml.training.process_group import TIMEOUT, ProcessGroup
+from raydml.training.worker import Job, Outcome, Worker
+
+# A group that breaks so often at one step without losing anybody has another fault than a lost worker.
+BREAKS = 5
+CONNECT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where members of a run meet: the authority, and the port of the store on the same host."""
+
+    authority: Address
+    store_port: int
+
+
+def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.device) -> str:
+    """Be one member of the run until it has ended; how it ended for this member.
+
+    succeeded, interrupted; over: it ended without this member; gone: this member was counted as lost, or told to leave;
+    failed: an error, which the authority has been told. Raises nothing that a restart could not mend.
+    """
+    group = Group(0, 1, job.spec.batch.virtual_workers)
+
+    def connect() -> TCPStore:
+        store = TCPStore(meeting.authority.host, meeting.store_port, is_master=False, timeout=CONNECT)
+        store.set_timeout(TIMEOUT)
+        return store
+
+    processes = ProcessGroup(connect, "nccl" if device.type == "cuda" else "gloo")
+    with Link(meeting.authority, name, processes.abort) as link:
+        try:
+            worker = Worker(job, group, device)
+            outcome = Session(worker, processes, link, node).run()
+            link.say("done", outcome=outcome)
+            return outcome
+        except Over:
+            return "over"
+        except Gone:
+            return "gone"
+        except RaydmlError as error:
+            link.say("failed", kind=type(error).__name__, message=error.message)
+            return "failed"
+        except Exception as error:  # of the model or the data: it would come again on every worker
+            link.say("failed", kind="RunError", message=f"{name}: {error}\n{traceback.format_exc()}")
+            return "failed"
+        finally:
+            link.flush()
+            processes.leave()
+
+
+class Session:
+    """A worker among the members of its run."""
+
+    def __init__(self, worker: Worker, processes: ProcessGroup, link: Link, node: str) -> None:
+        self.worker, self.processes, self.link, self.node = worker, processes, link, node
+        self.member = Member(link.member)
+        self._speed = Speed()
+
+    def run(self) -> Outcome:
+        """Train until the run has ended. Raises Gone, Over, or the error that stops the run."""
+        last: tuple[tuple[str, ...], int] | None = None  # members and step of a group that broke
+        breaks = 0
+        while True:
+            view = self.link.arrive(self.member.report(self._speed.value, self.node))
+            try:
+                self._enter(view)
+                outcome = self.worker.run(self)
+            except StaleView:
+                continue
+            except PeerLost as lost:
+                self.processes.abort()
+                self.processes.leave()
+                here = (view.members, self.worker.trainer.state.step)
+                breaks, last = (breaks + 1 if here == last else 1), here
+                if breaks == BREAKS:
+                    raise RunError(f"step {here[1]} failed {BREAKS} times and no worker is lost: {lost}") from lost
+                continue
+            if outcome != "changed":
+                return outcome
+
+    def _enter(self, view: View) -> None:
+        """Take the place that the view gives, with its state."""
+        action = self.member.adopt(view)
+        if action == "roll_forward":
+            self.committed(self.worker.roll_forward())
+        self.worker.trainer.prepared = None
+        group = self.worker.group
+        self.processes.form(view, self.member.name, group)
+        if action == "restore":
+            self.member.hold(view.step, self._restore(view.step))
+        elif view.source is not None:
+            needy = [rank for rank, needs in enumerate(group.objects(action == "receive")) if needs]
+            if action == "receive":
+                self.member.hold(view.step, handover.take(self.worker, view.rank(view.source)))
+            elif needy and self.member.name == view.source:
+                handover.give(self.worker, self.member.digest, needy)
+        self.link.at(view.step)
+
+    def _restore(self, step: int) -> str:
+        """Go on from the checkpoint of a step, or begin; the SHA-256 of that state."""
+        return self.worker.restore(step) if step else self.worker.trainer.state.digest()
+
+    def prepared(self) -> bool:
+        """Whether this member wants to come for a new view after the step; PeerLost where it may not commit."""
+        self.member.prepare()
+        if not self.link.may_commit():
+            raise PeerLost("no word from the authority within the lease")
+        if self.link.standing in ("broken", "gone", "over"):
+            raise PeerLost(f"the authority says {self.link.standing}")
+        return self.link.standing == "change"
+
+    def committed(self, report: StepReport) -> None:
+        """Name the lineage by what every worker knows alike of the step: equal for equal histories."""
+        norm = float("nan") if report.gradient_norm is None else report.gradient_norm
+        facts = struct.pack("<qdd", report.step, report.loss, norm)
+        self.member.commit(hashlib.sha256(self.member.digest.encode() + facts).hexdigest())
+        self.link.at(report.step)
+        if report.own_seconds:  # 0 where it was rolled forward
+            self._speed.saw(report.own_seconds, len(self.worker.group.owned))
+
+
+class Speed:
+    """Slices per second of this worker: smoothed, so that one slow step deals nothing anew."""
+
+    WEIGHT = 0.1
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def saw(self, seconds: float, slices: int) -> None:
+        """One step's own time."""
+        now = slices / max(seconds, 1e-9)
+        self.value = now if not self.value else (1 - self.WEIGHT) * self.value + self.WEIGHT * now

@@ -1,0 +1,87 @@
+"""The state of one member -> members that hold none: sent whole, checked by its digest, swapped in at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raydml.parallel.group import PeerLost, talking
+from raydml.training.checkpoints import Best
+from raydml.training.worker import Worker
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What goes before the numbers: names, types and shapes of the tensors, and all of the state that is no tensor."""
+
+    step: int
+    sha256: str
+    lineage: str
+    best: Best | None
+    settled: int
+    monitor: Any
+    tensors: list[tuple[str, torch.dtype, tuple[int, ...]]]
+
+
+def give(worker: Worker, lineage: str, receivers: Sequence[int]) -> None:
+    """Send this worker's state to those ranks of the group; PeerLost where one of them is lost."""
+    state = worker.trainer.state
+    tensors = dict(sorted(state.tensors().items()))
+    kinds = [(name, value.dtype, tuple(value.shape)) for name, value in tensors.items()]
+    numbers = _flat(list(tensors.values()))
+    monitor = worker.trainer.monitor.memory()
+    manifest = Manifest(state.step, _sha256(numbers), lineage, worker.best, worker.settled, monitor, kinds)
+    with talking():
+        for rank in receivers:
+            dist.send_object_list([manifest], dst=rank)
+        for sent in [dist.isend(numbers, dst=rank) for rank in receivers]:
+            assert sent is not None
+            sent.wait()
+
+
+def take(worker: Worker, source: int) -> str:
+    """Receive a state from that rank into memory of its own, then put it into this worker; gives its lineage.
+
+    Raises PeerLost where the source is lost on the way, or what came is not what was sent: then nothing has changed.
+    """
+    box: list[Any] = [None]
+    device = worker.trainer.device
+    with talking():
+        dist.recv_object_list(box, src=source)
+        manifest: Manifest = box[0]
+        size = sum(torch.Size(shape).numel() * kind.itemsize for _, kind, shape in manifest.tensors)
+        numbers = torch.empty(size, dtype=torch.uint8, device=device)
+        dist.recv(numbers, src=source)
+    if _sha256(numbers) != manifest.sha256:
+        raise PeerLost(f"the state of step {manifest.step} was damaged on its way from rank {source}")
+    worker.trainer.state.load(_named(numbers, manifest), manifest.step)
+    worker.trainer.monitor.remember(manifest.monitor)
+    worker.best, worker.settled = manifest.best, manifest.settled
+    return manifest.lineage
+
+
+def _sha256(numbers: Tensor) -> str:
+    return hashlib.sha256(numbers.cpu().numpy()).hexdigest()
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All bits of some tensors, one after another."""
+    if not tensors:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.cat([value.detach().contiguous().reshape(-1).view(torch.uint8) for value in tensors])
+
+
+def _named(numbers: Tensor, manifest: Manifest) -> dict[str, Tensor]:
+    """The tensors of a manifest out of their bits, each in memory of its own."""
+    sizes = [torch.Size(shape).numel() * kind.itemsize for _, kind, shape in manifest.tensors]
+    parts = torch.split(numbers, sizes)
+    return {
+        name: part.clone().view(kind).view(shape)
+        for (name, kind, shape), part in zip(manifest.tensors, parts, strict=True)
+    }

@@ -1,0 +1,122 @@
+"""An elastic run of real processes without Ray: members that are started, killed, stopped, and join later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from raydml.membership import Authority, Event, FileLedger, Policy, Server
+from raydml.spec import JobSpec
+from raydml.training.checkpoints import Checkpoints
+from raydml.training.elastic import Meeting, run_member
+from raydml.training.record import RunRecord, read_lines
+from raydml.training.worker import Job
+from tests.distributed.harness import CONTEXT
+
+SECONDS = 120
+
+
+def _member(job: Job, meeting: Meeting, name: str) -> None:
+    torch.set_num_threads(1)
+    run_member(job, meeting, name, "here", torch.device("cpu"))
+
+
+@dataclass
+class Fleet:
+    """The processes of one run, by member name, and its authority's server."""
+
+    job: Job
+    meeting: Meeting
+    server: Server
+    processes: dict[str, BaseProcess] = field(default_factory=dict)
+
+    def start(self, count: int = 1) -> list[str]:
+        """Start that many more members."""
+        names = [f"worker-{len(self.processes) + index:05d}" for index in range(count)]
+        for name in names:
+            self.processes[name] = CONTEXT.Process(target=_member, args=(self.job, self.meeting, name), daemon=False)
+            self.processes[name].start()
+        return names
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to one member."""
+        pid = self.processes[name].pid
+        assert pid is not None
+        os.kill(pid, number)
+
+    def living(self) -> list[str]:
+        """Members whose process lives, the oldest first."""
+        return [name for name, process in self.processes.items() if process.is_alive()]
+
+    def step(self) -> int:
+        """The last step that is logged."""
+        path = RunRecord(self.job.folder).metrics_path
+        if not path.exists():
+            return 0
+        return max((line["step"] for line in read_lines(path)[0]), default=0)
+
+    def wait(self, until: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+        """Wait for something to come true."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            assert self.server.failure is None, self.server.failure
+            assert time.monotonic() < deadline, f"{what} did not come; at step {self.step()}, events {self.server.events}"
+            time.sleep(0.005)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until a step is logged."""
+        self.wait(lambda: self.step() >= step, f"step {step}")
+
+    def wait_for_size(self, size: int) -> None:
+        """Wait until the group has that many members."""
+        self.wait(lambda: self.server.view is not None and self.server.view.size == size, f"{size} members")
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the end; the run's record."""
+        self.wait(lambda: self.server.over, "the end")
+        assert self.server.outcome == "succeeded", (self.server.outcome, self.server.failure)
+        for process in self.processes.values():
+            process.join(10)
+        return RunRecord(self.job.folder).read()
+
+    @property
+    def events(self) -> list[Event]:
+        """All changes of the group so far."""
+        return self.server.events
+
+
+@contextmanager
+def elastic_run(spec: JobSpec, folder: Path, first: int, most: int = 4, **policy: Any) -> Iterator[Fleet]:
+    """A run in this folder, with its authority; its first members are started."""
+    folder.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(folder / "checkpoints", spec.train.keep_last)
+
+    def found(now: float) -> Authority:
+        chosen = Policy(first=first, most=most, num_slices=spec.batch.virtual_workers, **policy)
+        ledger = FileLedger(folder / "membership.json")
+        durable = lambda: max(checkpoints.steps(), default=0)  # noqa: E731
+        return Authority(spec.name, ledger, chosen, now, durable, time.time() - now)
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    fleet: Fleet | None = None
+    try:
+        with Server(found, "127.0.0.1") as server:
+            job = Job(spec, folder, folder, None)
+            fleet = Fleet(job, Meeting(server.address, store.port), server)
+            fleet.start(first)
+            yield fleet
+    finally:
+        for process in fleet.processes.values() if fleet else ():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+            process.join(10)
