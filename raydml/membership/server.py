@@ -140,6 +140,8 @@ class Server:
                 self._hear(line, json.loads(raw), time.monotonic())
         except (OSError, ValueError, KeyError, TimeoutError):
             pass  # what does not speak as a member does is closed
+        except asyncio.CancelledError:
+            return  # the run is over
         finally:
             writer.close()
             if line is not None and self._lines.get(line.member) is line:

@@ -25,6 +25,7 @@ class Manifest:
     lineage: str
     best: Best | None
     settled: int
+    final_sha256: str | None
     monitor: Any
     tensors: list[tuple[str, torch.dtype, tuple[int, ...]]]
 
@@ -35,8 +36,16 @@ def give(worker: Worker, lineage: str, receivers: Sequence[int]) -> None:
     tensors = dict(sorted(state.tensors().items()))
     kinds = [(name, value.dtype, tuple(value.shape)) for name, value in tensors.items()]
     numbers = _flat(list(tensors.values()))
-    monitor = worker.trainer.monitor.memory()
-    manifest = Manifest(state.step, _sha256(numbers), lineage, worker.best, worker.settled, monitor, kinds)
+    manifest = Manifest(
+        step=state.step,
+        sha256=_sha256(numbers),
+        lineage=lineage,
+        best=worker.best,
+        settled=worker.settled,
+        final_sha256=worker.final_sha256,
+        monitor=worker.trainer.monitor.memory(),
+        tensors=kinds,
+    )
     with talking():
         for rank in receivers:
             dist.send_object_list([manifest], dst=rank)
@@ -62,7 +71,7 @@ def take(worker: Worker, source: int) -> str:
         raise PeerLost(f"the state of step {manifest.step} was damaged on its way from rank {source}")
     worker.trainer.state.load(_named(numbers, manifest), manifest.step)
     worker.trainer.monitor.remember(manifest.monitor)
-    worker.best, worker.settled = manifest.best, manifest.settled
+    worker.best, worker.settled, worker.final_sha256 = manifest.best, manifest.settled, manifest.final_sha256
     return manifest.lineage
 
 

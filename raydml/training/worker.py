@@ -87,7 +87,7 @@ class Worker:
         self.trainer = Trainer(job.spec, self.dataset, model, group, device)
         self.best: Best | None = None
         self.settled = 0  # the last step after which all was done that is due there
-        self._final_sha256: str | None = None  # of the state after the last step, once that is settled everywhere
+        self.final_sha256: str | None = None  # of the state after the last step, once all have settled it
         self._recent: deque[StepReport] = deque(maxlen=2)
         self._writer = False
         if job.resume is not None:
@@ -114,7 +114,7 @@ class Worker:
         self._writer = self.writes
         if self.group.vote([self._unsettled])[0]:
             self._settle()
-        if self._final_sha256 is None:
+        if self.final_sha256 is None:
             outcome = self._train(companion or Alone())
             if outcome != "succeeded":
                 return outcome
@@ -123,7 +123,7 @@ class Worker:
 
     @property
     def _unsettled(self) -> bool:
-        return self._final_sha256 is None and self.settled != self.trainer.state.step
+        return self.final_sha256 is None and self.settled != self.trainer.state.step
 
     def _train(self, companion: Companion) -> Outcome:
         stopped, changed = False, False
@@ -186,8 +186,10 @@ class Worker:
             self.record.log(step=report.step, warning=asdict(alarm), time=round(time.time(), 3))
 
     def _take_over(self) -> None:
-        """Become the one who writes: log what the one before may have committed and not logged."""
+        """Become the one who writes: log what the one before may have committed and not logged; nothing is twice."""
         logged = self.record.mend()
+        if logged > self.trainer.state.step and self.final_sha256 is None:  # back at a checkpoint
+            self.record.forget_after(self.trainer.state.step)
         for report in self._recent:
             if report.step > logged:
                 self._log(report)
@@ -223,8 +225,8 @@ class Worker:
         """
         self.group.vote()  # from here on nobody needs the state after the last step: it is settled, and on disk
         state = self.trainer.state
-        if self._final_sha256 is None:
-            self._final_sha256 = state.digest()
+        if self.final_sha256 is None:
+            self.final_sha256 = state.digest()
         exported = self.spec.train.steps
         if self.spec.train.export == "best" and self.best is not None:
             exported = self.best.step
@@ -252,7 +254,7 @@ class Worker:
             metrics=metrics,
             intervals=bounds,
             sha256=digest,
-            state_sha256=self._final_sha256,
+            state_sha256=self.final_sha256,
             exported_step=exported,
             trained=True,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -26,9 +28,32 @@ from tests.distributed.harness import CONTEXT
 SECONDS = 120
 
 
-def _member(job: Job, meeting: Meeting, name: str) -> None:
+def _member(job: Job, meeting: Meeting, name: str, fault: Fault | None) -> None:
     torch.set_num_threads(1)
+    if fault is not None:
+        fault.arm()
     run_member(job, meeting, name, "here", torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """SIGKILL of the own process at the n-th call of a function: in the middle of what others wait for."""
+
+    module: str
+    function: str
+    call: int
+
+    def arm(self) -> None:
+        """Put the fault into this process."""
+        module = importlib.import_module(self.module)
+        real, calls = getattr(module, self.function), itertools.count(1)
+
+        def deadly(*values: Any, **options: Any) -> Any:
+            if next(calls) == self.call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*values, **options)
+
+        setattr(module, self.function, deadly)
 
 
 @dataclass
@@ -40,11 +65,11 @@ class Fleet:
     server: Server
     processes: dict[str, BaseProcess] = field(default_factory=dict)
 
-    def start(self, count: int = 1) -> list[str]:
-        """Start that many more members."""
+    def start(self, count: int = 1, fault: Fault | None = None) -> list[str]:
+        """Start that many more members, with that fault in them."""
         names = [f"worker-{len(self.processes) + index:05d}" for index in range(count)]
         for name in names:
-            self.processes[name] = CONTEXT.Process(target=_member, args=(self.job, self.meeting, name), daemon=False)
+            self.processes[name] = CONTEXT.Process(target=_member, args=(self.job, self.meeting, name, fault), daemon=False)
             self.processes[name].start()
         return names
 
@@ -96,8 +121,10 @@ class Fleet:
 
 
 @contextmanager
-def elastic_run(spec: JobSpec, folder: Path, first: int, most: int = 4, **policy: Any) -> Iterator[Fleet]:
-    """A run in this folder, with its authority; its first members are started."""
+def elastic_run(
+    spec: JobSpec, folder: Path, first: int, most: int = 4, faults: Sequence[Fault] = (), **policy: Any
+) -> Iterator[Fleet]:
+    """A run in this folder, with its authority; its first members are started, the last of them with these faults."""
     folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints", spec.train.keep_last)
 
@@ -113,7 +140,9 @@ def elastic_run(spec: JobSpec, folder: Path, first: int, most: int = 4, **policy
         with Server(found, "127.0.0.1") as server:
             job = Job(spec, folder, folder, None)
             fleet = Fleet(job, Meeting(server.address, store.port), server)
-            fleet.start(first)
+            fleet.start(first - len(faults))
+            for fault in faults:
+                fleet.start(1, fault)
             yield fleet
     finally:
         for process in fleet.processes.values() if fleet else ():

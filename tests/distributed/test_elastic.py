@@ -1,0 +1,181 @@
+"""Workers come, go, stop and die while the others train on: the same bits as a run that nothing happened to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydml.spec import JobSpec
+from raydml.training.checkpoints import Checkpoints
+from raydml.training.record import RunRecord, read_lines
+from tests.distributed.elastic_harness import Fault, Fleet, elastic_run
+from tests.distributed.harness import small_spec, write_images
+
+STEPS = 120
+TORCH = "torch.distributed"
+TRAIN = {"steps": STEPS, "evaluate_every": 40, "checkpoint_every": 15, "optimizer": {"kind": "adamw", "lr": 0.003}}
+
+# Momentum, batch norm, dropout, a miner; a loss that owns weights, a loss scale, SGD's momentum, centres.
+SPECS: dict[str, dict[str, Any]] = {
+    "cnn_triplet": {
+        "model": {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.1}, "dimension": 8},
+        "loss": {"kind": "triplet", "margin": 0.2, "miner": {"kind": "semihard"}},
+    },
+    "fp16_arcface": {
+        "loss": {"kind": "arcface", "center": {"weight": 0.01}},
+        "parallel.precision": "fp16",
+        "train": {**TRAIN, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("elastic")
+    write_images(path)
+    return path
+
+
+def spec_of(folder: Path, case: str) -> JobSpec:
+    return small_spec(folder / "images.npz", **{"train": TRAIN, **SPECS[case]})
+
+
+@pytest.fixture(scope="module", params=sorted(SPECS))
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Undisturbed:
+    """What a run of two workers ends with that nothing happens to."""
+
+    def __init__(self, folder: Path, case: str) -> None:
+        self.spec = spec_of(folder, case)
+        with elastic_run(self.spec, folder / f"undisturbed-{case}", first=2) as fleet:
+            self.facts = fleet.finish()
+            self.losses = losses_of(fleet)
+        assert [event.cause for event in fleet.events] == ["start"]
+
+    def check(self, fleet: Fleet) -> None:
+        """The run ended with the same bits, and took every step once, with the same batch."""
+        facts = fleet.finish()
+        assert losses_of(fleet) == self.losses, "every step once, with the loss of the same items"
+        for name in ("state_sha256", "sha256", "metrics", "exported_step"):
+            assert facts[name] == self.facts[name], name
+
+
+def losses_of(fleet: Fleet) -> list[tuple[int, float]]:
+    lines, _ = read_lines(RunRecord(fleet.job.folder).metrics_path)
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, case: str) -> Iterator[Undisturbed]:
+    yield Undisturbed(folder, case)
+
+
+def causes(fleet: Fleet) -> list[str]:
+    return [event.cause for event in fleet.events]
+
+
+def test_a_run_that_grows_and_shrinks_ends_with_the_same_bits(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=1) as fleet:
+        fleet.wait_for_step(10)
+        fleet.start(2)
+        fleet.wait_for_size(3)
+        fleet.wait_for_step(fleet.step() + 10)
+        fleet.server.ask(lambda authority, now: authority.resize(2, now))
+        fleet.wait_for_size(2)
+        undisturbed.check(fleet)
+    first, *joins, last = [(event.cause, event.before, event.after) for event in fleet.events]
+    assert first == ("start", 0, 1) and last == ("resize", 3, 2)
+    assert joins in ([("join", 1, 3)], [("join", 1, 2), ("join", 2, 3)])
+    assert all(event.lost == 0 for event in fleet.events)
+
+
+def test_workers_that_are_killed_and_replaced_leave_no_trace(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2) as fleet:
+        for step in (12, 37, 70):
+            fleet.wait_for_step(step)
+            oldest = fleet.living()[0]  # the one that writes
+            fleet.kill(oldest)
+            fleet.start(1)
+        undisturbed.check(fleet)
+    assert causes(fleet).count("lost") + causes(fleet).count("death") == 3
+    assert all(event.lost == 0 for event in fleet.events)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(TORCH, "all_to_all_single", 25),
+        Fault(TORCH, "all_gather_into_tensor", 60),
+        Fault(TORCH, "all_reduce", 40),
+    ],
+    ids=["in_the_reduction", "in_a_gather", "in_the_vote"],
+)
+def test_a_worker_that_dies_in_a_collective_takes_no_step_with_it(
+    undisturbed: Undisturbed, tmp_path: Path, fault: Fault
+) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=3, faults=[fault]) as fleet:
+        undisturbed.check(fleet)
+    assert [(event.before, event.after, event.lost) for event in fleet.events] == [(0, 3, 0), (3, 2, 0)]
+
+
+def test_a_writer_that_dies_in_a_checkpoint_is_followed_by_another(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=1, faults=[Fault("raydml.training.checkpoints", "write_json", 2)]) as fleet:
+        fleet.start(1)
+        undisturbed.check(fleet)
+    assert len(fleet.living()) == 0 and "start" in causes(fleet)
+    assert {"lost", "death", "restart"} & set(causes(fleet)), "the writer died"
+    assert not list((fleet.job.folder / "checkpoints").glob(".tmp-*")), "what it left half written is swept"
+
+
+def test_a_source_that_dies_while_it_gives_its_state_is_replaced_by_another(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2, faults=[Fault(TORCH, "isend", 1)]) as fleet:
+        fleet.wait_for_step(10)
+        fleet.kill("worker-00000")  # from here on the other one is the source
+        fleet.wait_for_size(1)
+        fleet.start(2)
+        undisturbed.check(fleet)
+    assert "restart" in causes(fleet) or fleet.events[-1].after == 2
+
+
+def test_a_stopped_worker_is_given_up_and_does_no_harm_when_it_wakes(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=3, lease=1.0, beat_timeout=1.5) as fleet:
+        fleet.wait_for_step(10)
+        fleet.kill("worker-00001", signal.SIGSTOP)
+        fleet.wait_for_size(2)
+        fleet.kill("worker-00001", signal.SIGCONT)
+        undisturbed.check(fleet)
+    assert fleet.events[1].cause == "lost" and fleet.events[1].members == ("worker-00001",)
+
+
+def test_when_all_die_the_run_goes_on_from_the_last_checkpoint(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2) as fleet:
+        fleet.wait_for_step(40)
+        for name in fleet.living():
+            fleet.kill(name)
+        fleet.start(2)
+        fleet.wait(lambda: "restart" in causes(fleet), "the restart")
+        facts = fleet.finish()
+        assert facts["state_sha256"] == undisturbed.facts["state_sha256"]
+    (restart,) = (event for event in fleet.events if event.cause == "restart")
+    assert restart.step % 15 == 0 and 0 < restart.lost <= 15 + 1
+
+
+def test_a_new_authority_goes_on_where_the_last_one_stopped(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2) as fleet:
+        fleet.wait_for_step(40)
+        for name in fleet.living():
+            fleet.kill(name)
+    first = fleet.server.view
+    RunRecord(tmp_path / "run").forget_after(max(Checkpoints(tmp_path / "run" / "checkpoints", 2).steps()))
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=1) as fleet:
+        undisturbed.check(fleet)
+    assert first is not None and fleet.events[0].epoch > first.epoch and fleet.events[0].cause == "resume"
