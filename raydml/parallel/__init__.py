@@ -5,17 +5,21 @@ from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.sizes import Fit, fit, world_sizes
 from raydml.parallel.strategies import STRATEGIES, Strategy
 
 __all__ = [
     "STRATEGIES",
     "DataParallel",
+    "Fit",
     "Group",
     "Strategy",
     "TreeAccumulator",
     "convert_batch_norm",
+    "fit",
     "key",
     "keyed_randomness",
     "plain_sum",
     "tree_sum",
+    "world_sizes",
 ]
