@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydml.models import load_model
-    from raydml.run import evaluate, train
+    from raydml.run import evaluate, resize, train
     from raydml.search import Collection
     from raydml.spec import JobSpec
 
 __version__ = "0.1.0"
-__all__ = ["Collection", "JobSpec", "__version__", "evaluate", "load_model", "train"]
+__all__ = ["Collection", "JobSpec", "__version__", "evaluate", "load_model", "resize", "train"]
 
 _HOMES = {
     "Collection": "raydml.search",
     "JobSpec": "raydml.spec",
     "evaluate": "raydml.run",
     "load_model": "raydml.models",
+    "resize": "raydml.run",
     "train": "raydml.run",
 }
 

@@ -19,11 +19,14 @@ COMPARISONS = {
 }
 
 
-def write_card(folder: Path, spec: JobSpec, warnings: Sequence[Mapping[str, Any]]) -> None:
-    """Write `model/README.md` of a run's folder, whole or not at all, from what the folder records."""
+def write_card(folder: Path, spec: JobSpec, warnings: Sequence[Mapping[str, Any]], workers: str) -> None:
+    """Write `model/README.md` of a run's folder, whole or not at all, from what the folder records.
+
+    `workers` says how many trained when; empty where nobody knows.
+    """
     read = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("run", "data", "environment")}
     preprocessing = json.loads((folder / "model" / "preprocessing.json").read_text())
-    write_bytes(folder / "model" / "README.md", model_card(spec, read, preprocessing, warnings).encode())
+    write_bytes(folder / "model" / "README.md", model_card(spec, read, preprocessing, warnings, workers).encode())
 
 
 def model_card(
@@ -31,6 +34,7 @@ def model_card(
     read: Mapping[str, Mapping[str, Any]],
     preprocessing: Mapping[str, Any],
     warnings: Sequence[Mapping[str, Any]],
+    workers: str,
 ) -> str:
     """The card in Markdown; `read` holds run.json, data.json and environment.json by name."""
     card = spec.model.card or CardSpec()
@@ -48,7 +52,7 @@ def model_card(
         "## Data",
         _data(spec, read["data"]),
         "## Training",
-        _training(spec, read["run"], read["environment"]),
+        _training(spec, read["run"], read["environment"], workers),
         *(["Rules of `watch` that were broken:", _warnings(warnings)] if warnings else []),
         f"Licence: {card.licence}.",
     ]
@@ -113,7 +117,7 @@ def _data(spec: JobSpec, data: Mapping[str, Any]) -> str:
     return f"{_table(('split', 'classes', 'items'), rows)}\n\n{notes}"
 
 
-def _training(spec: JobSpec, run: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+def _training(spec: JobSpec, run: Mapping[str, Any], environment: Mapping[str, Any], workers: str) -> str:
     batch = spec.batch
     versions = {"python": environment["python"], **environment["packages"]}
     rows = [
@@ -122,6 +126,7 @@ def _training(spec: JobSpec, run: Mapping[str, Any], environment: Mapping[str, A
         ("batch", f"{batch.classes} classes x {batch.samples} = {batch.size} in {batch.virtual_workers} slices"),
         ("optimiser", f"`{_flow(spec.train.optimizer.model_dump(mode='json'))}`"),
         ("steps", f"{spec.train.steps}, exported after step {run['exported_step']}"),
+        *([("workers", workers)] if workers else []),
         ("seed", spec.seed),
         ("exactness", run["exactness"]),
         ("spec", f"`{run['spec_digest']}` (SHA-256)"),

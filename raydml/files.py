@@ -27,7 +27,10 @@ TEMPORARY = ".tmp-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _CHUNK = 1 << 20  # bytes read at a time when hashing
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+# A disk that is full or read-only, and storage that does not answer.
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT}
+)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -55,10 +58,32 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
-def append_line(path: str | Path, line: str) -> None:
-    """Add one line to a file for its readers to follow; a kill may cut it short. ResourceError as `write_bytes`."""
-    with _refusing(Path(path)), open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def append_line(path: str | Path, line: str, *, durable: bool = False) -> None:
+    """Add one line to a file for its readers to follow; `durable` returns once it is on the disk.
+
+    A kill may cut the last line short: the next one then begins on a line of its own, for readers to pass over the
+    other. ResourceError as `write_bytes`; what was written of the line is taken back.
+    """
+    with _refusing(Path(path)), open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        cut = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        rest = ("\n" * cut + line + "\n").encode()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            if durable:
+                os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """A folder disappears whole: it takes a `.tmp-` name and is removed, by `sweep` if a kill comes between."""
+    temporary = _beside(path)
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from raydml.data import DataReport, Dataset, sampling_plan
 from raydml.errors import DataError
 from raydml.membership import share
 from raydml.models import build_model, check_inputs
+from raydml.parallel import fit, world_sizes
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
@@ -57,6 +58,16 @@ class Plan:
         """The level of exactness that the spec reaches."""
         return self.spec.exactness
 
+    @property
+    def world_sizes(self) -> list[int]:
+        """Numbers of workers that the run may have."""
+        return list(self.slices)
+
+    @property
+    def rounded_down(self) -> str | None:
+        """Why `workers.max` cannot all be used; None where they can."""
+        return fit(self.spec, self.spec.parallel.workers.max).reason
+
     def choice(self, world_size: int) -> Choice | None:
         """What the fullest worker among this many does with its slices, as if all of them ran on this machine."""
         if self.memory is None:
@@ -83,6 +94,8 @@ class Plan:
                 "per_pass": self.batches_per_pass,
                 "problem": self.problem,
             },
+            "world_sizes": self.world_sizes,
+            "rounded_down": self.rounded_down,
             "slices": {str(world_size): held for world_size, held in self.slices.items()},
             "parameters": self.parameters,
             "trained_parameters": self.trained_parameters,
@@ -101,14 +114,13 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     report = dataset.report
     batches, problem = _batches(spec, dataset)
     model = None if isinstance(spec.model.backbone, CustomBackbone) else _model(spec, dataset)
-    sizes = range(spec.parallel.workers.min, spec.parallel.workers.max + 1)
     return Plan(
         spec=spec,
         splits={name: SplitSize(report.classes[name], report.images[name]) for name in report.images},
         notes=tuple(_notes(report)),
         batches_per_pass=batches,
         problem=problem,
-        slices={size: _slices(size, spec.batch.virtual_workers) for size in sizes},
+        slices={size: _slices(size, spec.batch.virtual_workers) for size in world_sizes(spec)},
         parameters=None if model is None else sum(p.numel() for p in model.parameters()),
         trained_parameters=None if model is None else sum(p.numel() for p in _trained(model)),
         memory=None if model is None else _memory(spec, dataset, model),

@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,12 +34,14 @@ from raydml.errors import (
 )
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
+from raydml.membership.messages import Event
 from raydml.models import build_model, check_inputs, load_model
-from raydml.parallel import Group
+from raydml.parallel import Group, fit
 from raydml.progress import Progress, Watch
 from raydml.search import Collection
 from raydml.spec import CustomData, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
+from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
 from raydml.training.loop import Trainer
@@ -109,7 +111,17 @@ class Run:
     @property
     def world_size_history(self) -> list[dict[str, int]]:
         """From which step on how many workers trained."""
-        return list(self.facts.get("world_size_history", []))
+        return history.world_sizes(RunRecord(self.folder).events())
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Changes of the group: time, step, cause, before, after, members, down (seconds), lost (steps), note.
+
+        `samples_lost` are the rows of the global batches of the steps lost.
+        """
+        events = RunRecord(self.folder).events()
+        size = load_spec(self.folder / "spec.yaml", []).batch.size if events else 0
+        return [event | {"samples_lost": event["lost"] * size} for event in events]
 
     @property
     def exactness(self) -> str:
@@ -147,6 +159,7 @@ class Run:
             "sha256": self.sha256,
             "state_sha256": self.facts.get("state_sha256"),
             "world_size_history": self.world_size_history,
+            "events": self.events,
             "exactness": self.exactness,
             "warnings": self.warnings,
         }
@@ -174,17 +187,25 @@ def train(
     root = Path(home).expanduser().resolve() if home else globals()["home"]()
     with _owned(root / "runs" / checked.name, again) as record:
         items = _prepare(checked, root, record, dataset, model)
-        resume = _resume_step(checked, record)
+        resume, skipped = _resume_step(checked, record, items)
         _begin(checked, record, items, resume)
-        job = Job(checked, record.folder, root, resume, dataset, model)
+        job = Job(_at_most_usable(checked), record.folder, root, resume, dataset, model)
         try:
-            _train_on_ray(job, record, address, listen)
+            _train_on_ray(job, record, address, listen, skipped)
             _finish(checked, record, items, root, model)
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
+            with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
+                record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
             raise
     return Run(record.folder, root, model)
+
+
+def _at_most_usable(spec: JobSpec) -> JobSpec:
+    """The spec with `workers.max` rounded down to what the strategy can use."""
+    most = fit(spec, spec.parallel.workers.max).workers
+    workers = spec.parallel.workers.model_copy(update={"max": most})
+    return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
 def _located(spec: JobSpec) -> JobSpec:
@@ -206,7 +227,7 @@ def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
     """Hold the run's lease. Raises RunExists where it is finished or another process drives it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lease = os.open(folder.parent / f".{folder.name}.lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        lease = os.open(_lease(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     except OSError as error:
         raise ResourceError(
             f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can."
@@ -227,6 +248,26 @@ def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
         yield record
     finally:
         os.close(lease)
+
+
+def _lease(folder: Path) -> Path:
+    """The file that a run's driver holds locked; beside the run's folder, which `again` renames."""
+    return folder.parent / f".{folder.name}.lease"
+
+
+def driven(folder: Path) -> bool:
+    """Whether a living process drives the run of this folder: somebody holds its lease."""
+    try:
+        lease = os.open(_lease(folder), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lease)
+    return False
 
 
 def _set_aside(folder: Path) -> None:
@@ -254,22 +295,32 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
     return items
 
 
-def _resume_step(spec: JobSpec, record: RunRecord) -> int | None:
-    """The checkpoint to go on from. Raises SpecError where the spec is no longer the run's."""
-    known = record.read().get("spec_digest")
-    if known is not None and known != spec.digest():
+def _resume_step(spec: JobSpec, record: RunRecord, items: Dataset) -> tuple[int | None, list[str]]:
+    """The newest whole checkpoint, None without any, and what is wrong with newer ones, which are set aside.
+
+    Raises SpecError or DataError where spec or data are no longer the run's, CheckpointError where none is whole.
+    """
+    facts = record.read()
+    if facts.get("spec_digest") not in (None, spec.digest()):
         raise SpecError(
             f"run {spec.name} began with another spec ({record.folder / 'spec.yaml'}): "
             f"take another name, or --again to start anew"
         )
-    steps = Checkpoints(record.folder / "checkpoints", spec.train.keep_last).steps()
-    return steps[-1] if steps else None
+    checkpoints = Checkpoints(record.folder / "checkpoints", spec.train.keep_last)
+    checkpoints.sweep()
+    if checkpoints.steps() and facts.get("fingerprint") not in (None, items.fingerprint):
+        raise DataError("the data changed since this run began: restore it, or --again to start anew")
+    step, skipped = checkpoints.newest_whole()
+    if step is None and skipped:
+        raise CheckpointError(
+            f"run {spec.name} has no whole checkpoint: {'; '.join(skipped)}. Restore one, or --again to start anew"
+        )
+    if step is not None:
+        checkpoints.set_aside_after(step)
+    return step, skipped
 
 
 def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None) -> None:
-    known = record.read().get("fingerprint")
-    if resume is not None and known not in (None, items.fingerprint):
-        raise DataError("the data changed since this run began: restore it, or --again to start anew")
     record.clear_requests()
     record.forget_after(resume or 0)
     write_bytes(record.folder / "spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False).encode())
@@ -287,7 +338,9 @@ def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None)
     )
 
 
-def _train_on_ray(job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None) -> None:
+def _train_on_ray(
+    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None, skipped: Sequence[str]
+) -> None:
     """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
     if record.read().get("trained"):
         return
@@ -296,9 +349,9 @@ def _train_on_ray(job: Job, record: RunRecord, address: str | None, listen: Call
     watch = Watch(record, job.spec, listen)
     watch.say("starting", job.resume or 0)
     with cluster(job.spec, address) as placement:
-        history = [entry for entry in record.read().get("world_size_history", []) if entry["step"] < (job.resume or 0)]
-        entry = {"step": job.resume or 0, "workers": placement.workers}
-        record.change(world_size_history=[*history, entry])
+        cause = "start" if job.resume is None else "resume"
+        event = Event(round(time.time(), 3), 1, job.resume or 0, cause, 0, placement.workers)
+        record.log_event(event, "; ".join(f"passed over: {problem}" for problem in skipped))
         _wait(job, placement, record, watch)
     if record.read().get("attempt") == "interrupted":
         raise Interrupted(f"run {job.spec.name} was stopped after a checkpoint; the same command goes on from there")
@@ -356,7 +409,7 @@ def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model:
     if spec.evaluate.baseline and "baseline" not in record.read():
         test = items.indices("test")
         record.change(baseline=measure_split(baseline(items.raw(test)), items, test, spec.evaluate.metric, ALONE))
-    write_card(record.folder, spec, record.warnings())
+    write_card(record.folder, spec, record.warnings(), history.summary(record.events()))
     if spec.index is not None:
         _index(spec, record, items, root)
     record.change(state="succeeded", finished=round(time.time(), 3))
@@ -402,6 +455,34 @@ def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
             return Run(folder.resolve(), root)
     known = sorted(path.parent.name for path in root.glob("runs/*/run.json"))
     raise RunError(f"there is no run {name_or_path} under {root / 'runs'}; there are {known or 'none'}")
+
+
+def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
+    """Ask a run that is training for this many workers; it changes at a step boundary, once there is room for them.
+
+    Returns run, workers (asked for) and before (now). Raises SpecError where the run's spec cannot have so many,
+    RunError where nobody trains it.
+    """
+    run = find_run(name_or_path)
+    spec = load_spec(run.folder / "spec.yaml", [])
+    allowed, usable = spec.parallel.workers, fit(spec, workers)
+    if usable.reason is not None:
+        raise SpecError(f"run {run.name} cannot have {workers} workers: {usable.reason}")
+    if not allowed.min <= workers <= allowed.max:
+        raise SpecError(
+            f"run {run.name} cannot have {workers} workers: parallel.workers of its spec allows {allowed.min} to "
+            f"{allowed.max}. Stop it, and resume it with --set parallel.workers.max=...: the bits stay the same"
+        )
+    facts = run.facts
+    if facts["state"] != "running" or facts.get("trained") or not driven(run.folder):
+        state = "trained already" if facts.get("trained") else facts["state"]
+        raise RunError(
+            f"run {run.name} is not training: it is {state if state != 'running' else 'left by a driver that died'}; "
+            f"set parallel.workers when it is started"
+        )
+    sizes = run.world_size_history
+    RunRecord(run.folder).request_resize(workers)
+    return {"run": run.name, "workers": workers, "before": sizes[-1]["workers"] if sizes else None}
 
 
 def evaluate(

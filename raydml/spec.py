@@ -312,7 +312,7 @@ class WorkersSpec(Frozen):
     """How many workers may train, and what each holds."""
 
     min: int = Field(1, ge=1, le=1024, description="fewest workers to start with")
-    max: int = Field(1, ge=1, le=1024, description="most workers")
+    max: int = Field(1, ge=1, le=1024, description="most workers; rounded down to what the strategy can use")
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of a worker; part of the arithmetic, so part of the spec"
     )
@@ -331,6 +331,23 @@ class WorkersSpec(Frozen):
         if self.min > self.max:
             raise ValueError(f"min = {self.min} workers is more than max = {self.max}")
         return self
+
+
+class TolerateSpec(Frozen):
+    """What a run outlives. Rates, never totals: a job on spot machines may lose workers for days."""
+
+    failures_per_hour: int = Field(
+        30, ge=0, le=100_000, description="workers that may die or fall silent within any hour; one more stops the run"
+    )
+    preemptions_per_hour: int = Field(
+        300, ge=0, le=100_000, description="workers that may leave with notice within any hour; one more stops the run"
+    )
+    poison: int = Field(
+        3, ge=1, le=1000, description="workers that die at one and the same step until the run stops with its batch"
+    )
+    failed_saves: int = Field(
+        3, ge=0, le=1000, description="checkpoints in a row that may fail to be written; one more stops the run"
+    )
 
 
 class ParallelSpec(Frozen):
@@ -352,6 +369,13 @@ class ParallelSpec(Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU per worker where the cluster has them"
     )
+    balance: Literal["equal", "measured"] = Field(
+        "equal", description="slices of each worker: as many for all, or by its measured speed; the bits are the same"
+    )
+    patience: float = Field(
+        3.0, ge=1, le=3600, description="seconds without a sign of life after which a worker counts as lost"
+    )
+    tolerate: TolerateSpec = Field(default_factory=lambda: TolerateSpec(), description="what the run outlives")
 
 
 class Sgd(Frozen):
@@ -538,10 +562,10 @@ class JobSpec(Frozen):
 
     @model_validator(mode="after")
     def _every_worker_has_a_slice(self) -> Self:
-        if self.parallel.workers.max > self.batch.virtual_workers:
+        if self.parallel.workers.min > self.batch.virtual_workers:
             raise ValueError(
-                f"parallel.workers.max = {self.parallel.workers.max} is more than batch.virtual_workers = "
-                f"{self.batch.virtual_workers}: a worker needs at least one slice, raise virtual_workers or lower max"
+                f"parallel.workers.min = {self.parallel.workers.min} is more than batch.virtual_workers = "
+                f"{self.batch.virtual_workers}: a worker needs at least one slice, raise virtual_workers or lower min"
             )
         return self
 
@@ -597,15 +621,16 @@ class JobSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
-        Not in it: the name, where the data lies, workers' numbers and memory, loader processes, what is kept, measured
-        and said.
+        Not in it: the name, where the data lies, workers' numbers, memory, shares and losses, loader processes, what is
+        kept, measured and said.
         """
         beside = {"name": True, "evaluate": True, "watch": True, "index": True}
         document = self.model_dump(mode="json", exclude=beside)
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):
             del document["parallel"]["workers"][name]
-        del document["parallel"]["memory"]  # the same bits
+        for name in ("memory", "balance", "patience", "tolerate"):
+            del document["parallel"][name]  # the same bits
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)
         (document["data"].get("text") or {}).pop("path", None)

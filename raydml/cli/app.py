@@ -25,6 +25,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schema": specs.schema,
     "train": runs.train,
     "evaluate": runs.evaluate,
+    "events": runs.events,
+    "resize": runs.resize,
     "search": queries.search,
     "doctor": machine.doctor,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class _Live:
         self.task = task
 
     def __call__(self, news: Progress) -> None:
-        tell(self.bar.console, news.warnings)
+        tell(self.bar.console, news)
         self.bar.update(
             self.task, description=news.phase, completed=news.step, total=news.steps, detail="  ".join(facts(news))
         )
@@ -54,7 +54,7 @@ class _Lines:
         self.last: tuple[object, ...] = ()
 
     def __call__(self, news: Progress) -> None:
-        tell(self.console, news.warnings)
+        tell(self.console, news)
         now, state = self.clock(), (news.phase, dict(news.metrics or {}))
         if state != self.last or now >= self.next_line:
             self.last, self.next_line = state, now + SECONDS_BETWEEN_LINES
@@ -62,9 +62,11 @@ class _Lines:
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def tell(console: Console, warnings: Sequence[str]) -> None:
-    """A line for each rule that broke."""
-    for warning in warnings:
+def tell(console: Console, news: Progress) -> None:
+    """A line for each change of the group, each rule that broke and each save that failed."""
+    for event in news.events:
+        console.print(Text(event, "cyan"), soft_wrap=True)
+    for warning in news.warnings:
         console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
 
 

@@ -1,10 +1,12 @@
-"""Commands that work on runs: train, evaluate, demo."""
+"""Commands that work on runs: train, evaluate, events, resize, demo."""
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from raydml.cli.output import Json, answering, stderr
 from raydml.cli.specs import Overrides, SpecPath
@@ -16,6 +18,10 @@ Address = Annotated[
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="a run's name under RAYDML_HOME, or its folder", show_default=False)
 ]
+
+Workers = Annotated[int, typer.Argument(metavar="N", min=1, help="workers that it should have", show_default=False)]
+Follow = Annotated[bool, typer.Option("--follow", help="go on with a line for each new one until the run ends")]
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def train(
@@ -48,6 +54,39 @@ def evaluate(name: RunName, as_json: Json = False) -> None:
 
         measured = run.evaluate(name)
         answer(measured, metrics_table(measured))
+
+
+def events(name: RunName, follow: Follow = False, as_json: Json = False) -> None:
+    """Show when workers came, went and died, and what that cost."""
+    with answering(as_json) as answer:
+        from raydml import run
+        from raydml.cli.tables import events_table
+        from raydml.training.history import words
+
+        found = run.find_run(name)
+        shown = found.events
+        if not follow:
+            answer({"run": found.name, "events": shown}, events_table(found.name, shown))
+            return
+        told = 0
+        while True:
+            driven = run.driven(found.folder)  # before the look, so that the last event is seen
+            for event in found.events[told:]:
+                answer(event, Text(words(event)))
+                told += 1
+            if not driven:
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def resize(name: RunName, workers: Workers, as_json: Json = False) -> None:
+    """Ask a run that is training for another number of workers; the trained bits stay the same."""
+    with answering(as_json) as answer:
+        from raydml import run
+
+        asked = run.resize(name, workers)
+        now = f"{asked['before'] or 'none'} now"
+        answer(asked, f"run {asked['run']}: asked for {workers} workers, {now}; raydml events {name} tells when")
 
 
 def demo(as_json: Json = False) -> None:

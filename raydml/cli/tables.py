@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -47,16 +48,32 @@ def metrics_table(measured: Mapping[str, Any]) -> Table:
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """The end of `raydml train`."""
-    workers = ", ".join(f"{entry['workers']} from step {entry['step']}" for entry in summary["world_size_history"])
+    from raydml.training import history
+
     facts = {
         "run": f"{summary['run']}, {summary['state']}",
         "model": summary["model"],
         "sha256": summary["sha256"],
         "collection": summary["collection"] or "none",
-        "workers": workers,
+        "workers": history.summary(summary["events"]) or "not recorded",
         "exactness": summary["exactness"],
     }
     return Group(metrics_table(summary), _facts(facts))
+
+
+def events_table(name: str, events: Sequence[Mapping[str, Any]]) -> Table:
+    """The timeline of `raydml events`, in local time."""
+    table = Table("time", "step", "cause", "workers", title=f"run {name}", title_justify="left")
+    for heading in ("s down", "steps lost", "samples lost"):
+        table.add_column(heading, justify="right")
+    table.add_column("whom, and why")
+    for event in events:
+        costs = (f"{event['down']:.2f}", str(event["lost"]), str(event["samples_lost"]))
+        clock = datetime.fromtimestamp(event["time"]).isoformat(" ", "milliseconds")
+        known = "; ".join(part for part in (", ".join(event["members"]), event["note"]) if part)
+        workers = f"{event['before']} -> {event['after']}"
+        table.add_row(clock, str(event["step"]), event["cause"], workers, *costs, Text(known, overflow="fold"))
+    return table
 
 
 def demo_report(demo: Demo) -> RenderableType:
@@ -117,6 +134,7 @@ def _plan_facts(plan: Plan) -> Table:
     order = f"{plan.batches_per_pass} a pass" if uniform else f"classes by {batch.sampling.kind}"
     facts = {
         "batches": f"not possible: {plan.problem}" if plan.problem else f"{shape}, {order}",
+        "workers": _sizes(plan),
         "parameters": "your own model"
         if plan.parameters is None
         else f"{plan.parameters:,}, of which {plan.trained_parameters:,} train",
@@ -129,6 +147,13 @@ def _plan_facts(plan: Plan) -> Table:
             f"{size(plan.memory.activations_per_slice)} a slice; not the data, the loss and the libraries"
         )
     return _facts(facts)
+
+
+def _sizes(plan: Plan) -> str:
+    sizes = plan.world_sizes
+    whole = len(sizes) == sizes[-1] - sizes[0] + 1
+    shown = f"{sizes[0]} to {sizes[-1]}" if whole and len(sizes) > 1 else ", ".join(map(str, sizes))
+    return f"{shown}; {plan.rounded_down}" if plan.rounded_down else shown
 
 
 def facts_table(facts: Mapping[str, Any]) -> Table:

@@ -5,18 +5,22 @@ from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group, PeerLost
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.sizes import Fit, fit, world_sizes
 from raydml.parallel.strategies import STRATEGIES, Strategy
 
 __all__ = [
     "STRATEGIES",
     "DataParallel",
+    "Fit",
     "Group",
     "PeerLost",
     "Strategy",
     "TreeAccumulator",
     "convert_batch_norm",
+    "fit",
     "key",
     "keyed_randomness",
     "plain_sum",
     "tree_sum",
+    "world_sizes",
 ]

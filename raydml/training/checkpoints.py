@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import load, save
 
-from raydml.errors import CheckpointError
-from raydml.files import sha256_file, whole_folder, write_json
+from raydml.errors import CheckpointError, ResourceError
+from raydml.files import remove_folder, sha256_file, sweep, whole_folder, write_json
 from raydml.training.state import TrainingState
 
 TENSORS = "state.safetensors"
@@ -37,15 +39,27 @@ class Header:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, one sub-folder `step-00000100` each."""
+    """The folder `checkpoints/` of a run, one sub-folder `step-00000100` each.
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
+    `failed_saves` is how many saves in a row may fail in `try_save`.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, failed_saves: int = 0) -> None:
         self.folder = folder
         self.keep_last = keep_last
+        self.failed_saves = failed_saves
+        self._failed = 0
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        """Steps that have a checkpoint, whole or not, ascending. Raises CheckpointError where nobody can say."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be read: {error.strerror}") from error
+        numbers = (name.removeprefix("step-") for name in names if name.startswith("step-"))
+        return sorted(int(number) for number in numbers if number.isdigit())
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint after `step` steps."""
@@ -56,26 +70,106 @@ class Checkpoints:
 
         Raises ResourceError where the disk is full or refuses; older checkpoints stay.
         """
-        with whole_folder(self.path(state.step)) as draft:
-            tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
-            (draft / TENSORS).write_bytes(save(tensors))
-            header = Header(
-                state.step, state.spec.seed, state.spec.digest(), state.digest(), sha256_file(draft / TENSORS), best
-            )
-            write_json(draft / "checkpoint.json", asdict(header))
-        kept = {*self.steps()[-self.keep_last :], best.step if best else -1}
-        for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.path(step))
+        self.sweep()
+        try:
+            with whole_folder(self.path(state.step)) as draft:
+                tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+                (draft / TENSORS).write_bytes(save(tensors))
+                header = Header(
+                    state.step, state.spec.seed, state.spec.digest(), state.digest(), sha256_file(draft / TENSORS), best
+                )
+                write_json(draft / "checkpoint.json", asdict(header))
+        except OSError as error:
+            raise ResourceError(f"cannot write {self.path(state.step)}: {error.strerror}") from error
+        self._drop(state.step, best)
+
+    def try_save(self, state: TrainingState, best: Best | None, *, required: bool) -> str | None:
+        """Save, or say why that failed and leave it to the next save: None, or words for a warning.
+
+        Raises ResourceError where the checkpoint is `required`, because training ends with it, and after more than
+        `failed_saves` failures in a row. Older checkpoints stay whatever happens.
+        """
+        try:
+            self.save(state, best)
+        except ResourceError as error:
+            self._failed += 1
+            problem = f"the checkpoint of step {state.step} is not saved: {error}"
+            if required or self._failed > self.failed_saves:
+                raise ResourceError(
+                    f"{problem} ({self._failed} failed in a row, parallel.tolerate.failed_saves is "
+                    f"{self.failed_saves}{', and training ends here' if required else ''}). "
+                    f"The checkpoints before it are kept; the same command goes on from the last one",
+                    **error.data,
+                ) from error
+            return f"{problem}. Training goes on; the next checkpoint will be tried again"
+        self._failed = 0
+        return None
+
+    def _drop(self, step: int, best: Best | None) -> None:
+        """Remove older checkpoints; one that cannot be removed costs space, not the run."""
+        with suppress(OSError, CheckpointError):
+            older = [known for known in self.steps() if known <= step]
+            kept = {*older[-self.keep_last :], best.step if best else -1}
+            for known in older:
+                if known not in kept:
+                    remove_folder(self.path(known))
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind; the drafts of living ones stay."""
+        sweep(self.folder)
+
+    def newest_whole(self) -> tuple[int | None, list[str]]:
+        """The newest step whose files are those that were saved, and what is wrong with each newer one.
+
+        None where no checkpoint is whole. Raises CheckpointError where the folder is unreadable.
+        """
+        skipped = []
+        for step in reversed(self.steps()):
+            try:
+                self.check(step)
+            except CheckpointError as error:
+                skipped.append(str(error))
+            else:
+                return step, skipped
+        return None, skipped
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename checkpoints of later steps to `damaged-...`: kept for a look, never counted, never loaded.
+
+        Raises ResourceError where the folder cannot be changed.
+        """
+        for later in (known for known in self.steps() if known > step):
+            aside = self.folder / f"damaged-{later:08d}"
+            try:
+                if aside.exists():
+                    remove_folder(aside)
+                self.path(later).rename(aside)
+            except OSError as error:
+                raise ResourceError(f"{self.path(later)} cannot be set aside: {error.strerror}") from error
+
+    def check(self, step: int) -> Header:
+        """What a whole checkpoint says of itself. Raises CheckpointError where it is damaged or unreadable."""
+        header, path = self.header(step), self.path(step) / TENSORS
+        try:
+            digest = sha256_file(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        if digest != header.file_sha256:
+            raise CheckpointError(_damaged(path))
+        return header
 
     def header(self, step: int) -> Header:
         """What the checkpoint says of itself. Raises CheckpointError where it is missing or unreadable."""
+        path = self.path(step)
         try:
-            fields = json.loads((self.path(step) / "checkpoint.json").read_text())
+            fields = json.loads((path / "checkpoint.json").read_text())
             best = fields.pop("best")
-            return Header(**fields, best=Best(**best) if best else None)
+            header = Header(**fields, best=Best(**best) if best else None)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{self.path(step)} is not a readable checkpoint: {error}") from error
+            raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+        if header.step != step:
+            raise CheckpointError(f"{path} is not a readable checkpoint: it says that it is of step {header.step}")
+        return header
 
     def load(self, step: int, state: TrainingState) -> Header:
         """Put a checkpoint into the state. Raises CheckpointError where it is damaged or belongs to another job."""
@@ -84,13 +178,10 @@ class Checkpoints:
             raise CheckpointError(f"{path} belongs to a job with another spec; start anew, or under another name")
         try:
             content = (path / TENSORS).read_bytes()
-            damaged = sha256_file(path / TENSORS) != header.file_sha256
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if damaged:
-            raise CheckpointError(
-                f"{path / TENSORS} is damaged: its SHA-256 is not the recorded one. {self._way_out(step)}"
-            )
+        if hashlib.sha256(content).hexdigest() != header.file_sha256:
+            raise CheckpointError(f"{_damaged(path / TENSORS)}. {self._way_out(step)}")
         state.load(load(content), header.step)
         return header
 
@@ -99,3 +190,7 @@ class Checkpoints:
         if earlier:
             return f"Remove {self.path(step)} to resume from step {earlier[-1]}."
         return "There is no earlier checkpoint: start anew."
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: its SHA-256 is not the recorded one"

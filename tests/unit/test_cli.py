@@ -34,6 +34,10 @@ SUMMARY = {
     "collection": None,
     "sha256": "ab" * 32,
     "world_size_history": [{"step": 0, "workers": 2}],
+    "events": [
+        {"step": 0, "cause": "start", "before": 0, "after": 2, "lost": 0},
+        {"step": 4, "cause": "death", "before": 2, "after": 1, "lost": 0},
+    ],
     "exactness": "bitwise",
 }
 
@@ -127,7 +131,7 @@ def test_train_hands_everything_over_and_answers_with_the_summary(spec: Path, mo
     assert "training 3/10  loss 0.5000  MAP@R 0.250  2 workers  900 images/s  1:05 left" in result.stderr
     assert "a library talks" in result.stderr
     shown = call("train", spec).stdout
-    assert "MAP@R" in shown and "+0.500" in shown and "2 from step 0" in shown
+    assert "MAP@R" in shown and "+0.500" in shown and "2 from step 0, 1 from step 4; 1 death" in shown
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +76,36 @@ def test_lines_are_appended_until_the_disk_is_full(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(ResourceError, match="No space left"):
         files.append_line(tmp_path / "full", "three")
+
+
+def test_a_line_after_one_cut_short_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\ncut sho")
+    files.append_line(tmp_path / "lines", "two", durable=True)
+    assert (tmp_path / "lines").read_text() == "one\ncut sho\ntwo\n"
+
+
+def test_a_line_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    files.append_line(path, "one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # room for half of the line
+    try:
+        with pytest.raises(ResourceError, match="File too large"):
+            files.append_line(path, "a longer line")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "one\n"
+
+
+def test_a_folder_is_removed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before it began
+    files.remove_folder(tmp_path / "folder")
+    (left,) = names(tmp_path)
+    assert left.startswith(".tmp-")
+    monkeypatch.undo()
+    assert [path.name for path in files.sweep(tmp_path)] == [left] and not names(tmp_path)
 
 
 def test_a_parent_that_is_a_file_is_a_resource_error(tmp_path: Path) -> None:

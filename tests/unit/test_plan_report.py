@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from raydml import doctor
+from raydml.cli.tables import plan_table
 from raydml.data import open_dataset
 from raydml.demo import demo_spec
 from raydml.plan import Plan, kept_by_forward, plan
@@ -56,6 +59,18 @@ def test_a_plan_counts_parameters_slices_and_bytes(arrays: Path) -> None:
     assert made.worker_bytes(2) == 120 + 3 * 120 + 240 + 2 * activations
     assert sum(split.images for split in made.splits.values()) == 60
     assert json.loads(json.dumps(made.to_dict()))["batches"]["possible"]
+
+
+def test_a_plan_shows_the_sizes_a_run_may_have_and_why_there_are_no_more(arrays: Path) -> None:
+    made = make(arrays, parallel={"workers": {"min": 2, "max": 9}})
+    assert made.world_sizes == [2, 3, 4] and list(made.slices) == [2, 3, 4]
+    assert made.rounded_down is not None and "9 workers are rounded down to 4" in made.rounded_down
+    assert make(arrays).rounded_down is None
+    document = made.to_dict()
+    assert (document["world_sizes"], document["rounded_down"]) == ([2, 3, 4], made.rounded_down)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(plan_table(made))
+    assert "workers        2 to 4; 9 workers are rounded down to 4: each takes at least one" in console.export_text()
 
 
 def test_a_plan_follows_precision_and_optimizer(arrays: Path) -> None:
