@@ -6,6 +6,7 @@ RaydmlError
 ├── ResourceError          the machine or cluster cannot do this: workers, GPUs, disk
 ├── RunError               a run cannot go on, or cannot be started under this name
 │   ├── RunExists          the name belongs to a finished run, or another process drives it
+│   ├── StaleView          a member was given a view of its group that no longer holds
 │   ├── TrainingDiverged   the loss or a gradient is not finite, or exploded
 │   └── Interrupted        stopped on request, state kept
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
@@ -58,6 +59,10 @@ class RunError(RaydmlError):
 
 class RunExists(RunError):
     """The run's name is taken by a finished run or by another process."""
+
+
+class StaleView(RunError):
+    """A member was given a view that is not newer than what it holds, or leaves it out."""
 
 
 class TrainingDiverged(RunError):

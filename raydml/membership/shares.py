@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +13,24 @@ Node = tuple[int, int]
 def share(rank: int, world_size: int, num_slices: int) -> range:
     """Slices of a worker: contiguous, in rank order, sizes differing by at most one."""
     return range(rank * num_slices // world_size, (rank + 1) * num_slices // world_size)
+
+
+def deal(speeds: Sequence[float], num_slices: int) -> tuple[int, ...]:
+    """How many slices each worker takes, in rank order, so that the slowest is done as early as possible.
+
+    `speeds` are in slices per second, of W <= V workers; 0 stands for unknown and counts as the mean of the known ones.
+    Each worker takes at least one slice. Equal speeds give the sizes of `share`.
+    """
+    known = [speed for speed in speeds if speed > 0]
+    if len(set(known)) <= 1:
+        return tuple(len(share(rank, len(speeds), num_slices)) for rank in range(len(speeds)))
+    mean = sum(known) / len(known)
+    pace = [speed or mean for speed in speeds]
+    sizes = [1] * len(speeds)
+    for _ in range(num_slices - len(speeds)):
+        # One more slice for whom it costs the least time in all.
+        sizes[min(range(len(sizes)), key=lambda rank: (sizes[rank] + 1) / pace[rank])] += 1
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
