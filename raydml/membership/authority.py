@@ -1,0 +1,258 @@
+"""The one that decides who trains together: reports and signs of life in, views and standings out.
+
+Pure state: no threads and no clock. `now` is an argument, in monotonic seconds of the authority's machine. The
+transport calls `tick` after every message and a few times a second, and hands a view to all its members. A member talks
+to one authority over one connection at a time, and what arrives on a closed connection is dropped.
+
+Why two groups never go on: every collective of an epoch needs all its members, and a member that reports has left its
+epoch for good; so one survivor's report ends the old epoch, however alive the missing ones are. Where nobody is left to
+report a state, the run goes back to a checkpoint, and that waits until every lease ever granted has run out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from raydml.errors import RunExists
+from raydml.membership.ledger import Ledger
+from raydml.membership.messages import Beat, Event, Pulse, Report, Standing, View
+from raydml.membership.policy import Policy
+from raydml.membership.seats import Seat, causes
+from raydml.membership.shares import deal
+
+
+class Authority:
+    """Decides on the views of one run, one after another; `deposed` once a newer authority has taken the ledger.
+
+    durable_step  the step of the newest whole checkpoint, 0 for none; asked when nobody holds a state
+    wall          seconds to add to `now` for the wall time of events
+    """
+
+    def __init__(
+        self,
+        run: str,
+        ledger: Ledger,
+        policy: Policy,
+        now: float,
+        durable_step: Callable[[], int],
+        wall: float = 0.0,
+    ) -> None:
+        self.run, self.policy, self.size = run, policy, policy.most
+        self.view: View | None = None
+        self.events: list[Event] = []
+        self.over = self.deposed = False
+        self.failure: str | None = None
+        self._ledger, self._durable_step, self._wall = ledger, durable_step, wall
+        self._record = ledger.take()
+        # The view that the record names may never have been handed out: its epoch is not used again.
+        self.epoch = self._record.epoch
+        self._joined = dict(self._record.joined)  # in rank order
+        self._seats = {name: Seat(now) for name in self._joined}
+        self._former: dict[str, float] = {}  # left behind without proof of death -> last heard
+        self._gone: set[str] = set()
+        self._returned: set[str] = set()  # left on request, or told already that they are gone
+        self._leaving: set[str] = set()
+        self._reached = self._record.step
+        self._changing = bool(self._joined)
+
+    # What members say
+
+    def report(self, report: Report, now: float) -> View | None:
+        """A member comes for a view; the present one if it belongs there already, else None until `tick` closes one."""
+        name = report.member
+        if self.over or self.deposed or self._is_gone(name, report.epoch, now):
+            return None
+        if self.view is not None and name in self._joined and report.epoch < self.epoch:
+            return self.view
+        seat = self._seats.setdefault(name, Seat(now))
+        seat.heard, seat.closed = now, None
+        if seat.report is None:
+            seat.report, seat.reported = report, now
+            self._reached = max(self._reached, report.step or 0)
+        return None
+
+    def beat(self, beat: Beat, now: float) -> Pulse:
+        """A sign of life; the answer grants a lease, unless the member is gone or this authority is deposed."""
+        if self.over:
+            return Pulse("over", self.epoch, 0.0)
+        if not self._ledger.holds(self._record.token):
+            self.deposed = True
+        if self.deposed:
+            return Pulse("wait", self.epoch, 0.0)
+        if self._is_gone(beat.member, beat.epoch, now):
+            return Pulse("gone", self.epoch, 0.0)
+        seat = self._seats.get(beat.member)
+        if seat is None:
+            return Pulse("wait", self.epoch, 0.0)
+        seat.heard, seat.closed = now, None
+        if beat.member in self._joined and beat.step > self._reached:
+            self._reached = beat.step
+        return Pulse(self._standing(beat, seat, now), self.epoch, self.policy.lease)
+
+    def disconnected(self, member: str, now: float) -> None:
+        """Its connection closed: without a new sign of life within `grace`, the member counts as lost."""
+        if (seat := self._seats.get(member)) is not None and seat.closed is None:
+            seat.closed = now
+
+    def dead(self, member: str, now: float) -> None:
+        """Its process is proven to be dead, by the process table or by Ray: nobody waits for it."""
+        self._former.pop(member, None)
+        if (seat := self._seats.get(member)) is not None and seat.died is None:
+            seat.died = now
+
+    # What the run asks for
+
+    def resize(self, target: int, now: float) -> None:
+        """From the next step boundary on, at most `target` members; the youngest leave, waiting ones join."""
+        self.size = max(1, min(target, self.policy.num_slices))
+
+    def drain(self, members: tuple[str, ...], now: float) -> None:
+        """These leave at the next step boundary, the last one that holds the state when another has been given it."""
+        self._leaving |= set(members)
+        for name in [name for name in members if name not in self._joined]:
+            self._seats.pop(name, None)
+            self._gone.add(name)
+
+    def leave(self, member: str, now: float) -> None:
+        """A member asks to leave: as `drain`."""
+        self.drain((member,), now)
+
+    def finish(self, now: float) -> None:
+        """The run has reached its end: everybody is told that it is over."""
+        self.over = True
+
+    def fail(self, now: float, reason: str = "") -> None:
+        """The run cannot go on: everybody is told that it is over."""
+        self.over, self.failure = True, reason or "failed"
+
+    # What is decided
+
+    def tick(self, now: float) -> View | None:
+        """Close a view when nobody has to be waited for. A ledger that another one took makes this one deposed."""
+        if self.over or self.deposed:
+            return None
+        if len(self._seats) > len(self._joined):
+            for name in [n for n in self._seats if n not in self._joined and self._seats[n].lost(now, self.policy)]:
+                del self._seats[name]
+        self._changing = bool(self._joined) and (self.view is None or self._members_change())
+        reports: dict[str, Report] = {}
+        for name in self._joined:
+            seat = self._seats[name]
+            if seat.lost(now, self.policy):
+                continue
+            if seat.report is None or seat.closed is not None:
+                return None
+            reports[name] = seat.report
+        if any(report.step is not None for report in reports.values()):
+            return self._go_on(reports, now)
+        return self._go_back(reports, now)
+
+    def _go_on(self, reports: dict[str, Report], now: float) -> View | None:
+        """The group goes on from the highest step that somebody who came holds."""
+        top = max(report.step for report in reports.values() if report.step is not None)
+        for step in (top, top - 1):
+            digests = {name: report.digest for name, report in reports.items() if report.step == step}
+            if len(set(digests.values())) > 1:
+                self.fail(now, f"members hold different states of step {step}: {digests}; this must never happen")
+                return None
+        holders = [name for name, report in reports.items() if report.step == top]
+        rolling = [name for name, report in reports.items() if report.step == top - 1 and report.prepared]
+        chosen = self._choose(list(reports), holders + rolling)
+        source = next(name for name in holders + rolling if name in chosen)
+        return self._close(chosen, top, source, reports, now)
+
+    def _go_back(self, reports: dict[str, Report], now: float) -> View | None:
+        """Nobody holds a state any more: all load the newest checkpoint, once no lease can run any more."""
+        missing = [self._seats[name] for name in self._joined if name not in reports]
+        if any(not seat.fenced(now, self.policy) for seat in missing):
+            return None
+        if any(now - heard <= self.policy.beat_timeout for heard in self._former.values()):
+            return None
+        chosen = self._choose(list(reports), [])
+        if len(chosen) < (self.policy.first if self.view is None else 1):
+            return None
+        return self._close(chosen, self._durable_step(), None, reports, now)
+
+    def _choose(self, present: list[str], able: list[str]) -> list[str]:
+        """The next members: who came and stays, then who waits; and somebody with the state, though it is to leave."""
+        waiting = sorted(name for name, seat in self._seats.items() if name not in self._joined and seat.closed is None)
+        chosen = [name for name in present + waiting if name not in self._leaving][: self.size]
+        if able and not any(name in chosen for name in able):
+            chosen = [able[0], *chosen][: self.policy.num_slices]
+        return chosen
+
+    def _members_change(self) -> bool:
+        if not self._leaving and len(self._seats) == len(self._joined) <= self.size:
+            return False
+        return set(self._choose(list(self._joined), list(self._joined))) != self._joined.keys()
+
+    def _close(
+        self, chosen: list[str], step: int, source: str | None, reports: dict[str, Report], now: float
+    ) -> View | None:
+        """Write the new group down, and only then let it be known."""
+        epoch = self.epoch + 1
+        joined = sorted(((name, self._joined.get(name, epoch)) for name in chosen), key=lambda pair: (pair[1], pair[0]))
+        try:
+            record = replace(self._record, epoch=epoch, step=step, joined=tuple(joined))
+            self._ledger.write(record)
+        except RunExists:
+            self.deposed = True
+            return None
+        speeds = [report.speed if (report := self._seats[name].report) else 0.0 for name, _ in joined]
+        self._append_events(chosen, step, source, reports, now)
+        for name in self._joined.keys() - chosen:
+            seat = self._seats.pop(name)
+            self._gone.add(name)
+            if name in reports:
+                self._returned.add(name)
+            if seat.died is None:
+                self._former[name] = seat.heard
+        for name in chosen:
+            self._seats[name].report = self._seats[name].reported = None
+        self._record, self.epoch, self._joined, self._reached = record, epoch, dict(joined), step
+        sizes = deal(speeds if self.policy.balance == "measured" else [0.0] * len(joined), self.policy.num_slices)
+        self.view = View(self.run, epoch, tuple(self._joined), sizes, step, source)
+        return self.view
+
+    def _append_events(
+        self, chosen: list[str], step: int, source: str | None, reports: dict[str, Report], now: float
+    ) -> None:
+        group = {name: self._seats[name] for name in self._joined}
+        why = causes(group, reports, chosen, self._leaving)
+        if self.view is None:
+            why = [("resume" if group or step else "start", tuple(chosen))]
+        elif source is None:
+            why = [("restart", tuple(chosen)), *why]
+        down = now - min((seat.trouble() for seat in group.values()), default=now)
+        lost = max(0, self._reached - step)
+        for cause, members in why:
+            sizes = (len(group), len(chosen))
+            self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, lost, members))
+
+    def _standing(self, beat: Beat, seat: Seat, now: float) -> Standing:
+        if beat.member not in self._joined or seat.report is not None:
+            return "wait"
+        if self.view is not None and beat.epoch < self.epoch:
+            return "wait"  # its view is on the way, or it comes again over a new connection
+        came = []
+        for name in self._joined:
+            other = self._seats[name]
+            if other.lost(now, self.policy):
+                return "broken"
+            if other.reported is not None:
+                came.append(other.reported)
+        if came and not (self._changing and now - min(came) <= self.policy.grace):
+            return "broken"
+        return "change" if self._changing else "go"
+
+    def _is_gone(self, name: str, epoch: int, now: float) -> bool:
+        """Whether a member of that epoch belongs to the run no more; the first time it shows, that is an event."""
+        if name not in self._gone and (epoch == 0 or name in self._joined):
+            return False
+        if name not in self._returned:
+            size, time = len(self._joined), now + self._wall
+            self.events.append(Event(time, self.epoch, self._reached, "fenced", size, size, members=(name,)))
+        self._gone.add(name)
+        self._returned.add(name)
+        return True
