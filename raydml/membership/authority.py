@@ -56,6 +56,11 @@ class Authority:
         self._reached = self._record.step
         self._changing = bool(self._joined)
 
+    @property
+    def token(self) -> int:
+        """Which authority of the run this is, counted from 1."""
+        return self._record.token
+
     # What members say
 
     def report(self, report: Report, now: float) -> View | None:
@@ -76,9 +81,7 @@ class Authority:
         """A sign of life; the answer grants a lease, unless the member is gone or this authority is deposed."""
         if self.over:
             return Pulse("over", self.epoch, 0.0)
-        if not self._ledger.holds(self._record.token):
-            self.deposed = True
-        if self.deposed:
+        if not self._rules():
             return Pulse("wait", self.epoch, 0.0)
         if self._is_gone(beat.member, beat.epoch, now):
             return Pulse("gone", self.epoch, 0.0)
@@ -91,7 +94,7 @@ class Authority:
         return Pulse(self._standing(beat, seat, now), self.epoch, self.policy.lease)
 
     def standing(self, beat: Beat, now: float) -> Pulse:
-        """How the member of that last beat stands now: what to tell it before its next one. It grants nothing."""
+        """How the member of that last beat stands now: what to tell it before its next one. It grants no lease."""
         seat = self._seats.get(beat.member)
         if self.over:
             return Pulse("over", self.epoch, 0.0)
@@ -122,14 +125,15 @@ class Authority:
         for name in [name for name in members if name not in self._joined]:
             self._seats.pop(name, None)
             self._gone.add(name)
+            self._returned.add(name)
 
     def leave(self, member: str, now: float) -> None:
         """A member asks to leave: as `drain`."""
         self.drain((member,), now)
 
     def finish(self, now: float) -> None:
-        """The run has reached its end: everybody is told that it is over."""
-        self.over = True
+        """The run has reached its end: everybody is told that it is over, unless another authority took over."""
+        self.over = self._rules()
 
     def fail(self, now: float, reason: str = "") -> None:
         """The run cannot go on: everybody is told that it is over."""
@@ -179,7 +183,7 @@ class Authority:
         if any(now - heard <= self.policy.beat_timeout for heard in self._former.values()):
             return None
         chosen = self._choose(list(reports), [])
-        if len(chosen) < (self.policy.first if self.view is None else 1):
+        if len(chosen) < (min(self.policy.first, self.size) if self.view is None else 1):
             return None
         return self._close(chosen, self._durable_step(), None, reports, now)
 
@@ -234,10 +238,15 @@ class Authority:
         elif source is None:
             why = [("restart", tuple(chosen)), *why]
         down = now - min((seat.trouble() for seat in group.values()), default=now)
-        lost = max(0, self._reached - step)
+        lost = max(0, self._reached - step) if source is None else 0
         for cause, members in why:
             sizes = (len(group), len(chosen))
             self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, lost, members))
+
+    def _rules(self) -> bool:
+        """Whether nobody has taken the ledger; once it was taken this authority is deposed for good."""
+        self.deposed = self.deposed or not self._ledger.holds(self._record.token)
+        return not self.deposed
 
     def _standing(self, beat: Beat, seat: Seat, now: float) -> Standing:
         if beat.member not in self._joined or seat.report is not None:

@@ -79,7 +79,7 @@ class Member:
         self.lease_end = max(self.lease_end, until)
 
     def may_commit(self, now: float) -> bool:
-        """Whether the lease runs: asked before every reduction, vote, commit and publishing of a checkpoint.
+        """Whether the lease runs: asked before every reduction, every vote and the publishing of a checkpoint.
 
         A member without it stops where it is and waits: for a later pulse, or for a standing other than `go`.
         """

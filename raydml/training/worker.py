@@ -22,6 +22,7 @@ from raydml.training.checkpoints import Best, Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.record import RunRecord
+from raydml.training.saving import Saver
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ class Worker:
         set_numerics(job.spec)
         self.job, self.spec, self.group = job, job.spec, group
         self.record = RunRecord(job.folder)
-        self.checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
+        spec = job.spec
+        self.checkpoints = Checkpoints(
+            job.folder / "checkpoints", spec.train.keep_last, spec.parallel.tolerate.failed_saves
+        )
+        self.saver = Saver(self.checkpoints, self.record, group)
         self.dataset = dataset or open_dataset(job.spec.data, job.home, custom=job.dataset)
         model = build_model(job.spec.model, self.dataset.input_shape, job.spec.seed, custom=job.model)
         self.trainer = Trainer(job.spec, self.dataset, model, group, device)
@@ -162,12 +167,12 @@ class Worker:
         """Evaluate and save where that is due at this step; may be repeated, by all together."""
         step = self.trainer.state.step
         last, every = step == self.spec.train.steps, self.spec.train.evaluate_every
-        measured = bool(every) and (last or step % every == 0) and has_positives(self.dataset, "validation")
-        if measured:
-            self._validate(step)
-        best = measured and self.best is not None and self.best.step == step
-        if best or last or stop or step % self.spec.train.checkpoint_every == 0:
-            self._save()
+        best = self.best
+        if every and (last or step % every == 0) and has_positives(self.dataset, "validation"):
+            best = self._validate(step)
+        if best != self.best or last or stop or step % self.spec.train.checkpoint_every == 0:
+            self.group.vote()  # only a step that every worker has committed becomes durable
+            self.best = self.saver.save(self.trainer.state, best, otherwise=self.best, required=last or stop)
         self.settled = step
 
     def _log(self, report: StepReport) -> None:
@@ -187,6 +192,7 @@ class Worker:
 
     def _take_over(self) -> None:
         """Become the one who writes: log what the one before may have committed and not logged; nothing is twice."""
+        self.checkpoints.sweep()
         logged = self.record.mend()
         if logged > self.trainer.state.step and self.final_sha256 is None:  # back at a checkpoint
             self.record.forget_after(self.trainer.state.step)
@@ -194,13 +200,14 @@ class Worker:
             if report.step > logged:
                 self._log(report)
 
-    def _validate(self, step: int) -> None:
-        """Measure the validation classes, and remember the best score; a second time it changes nothing."""
+    def _validate(self, step: int) -> Best | None:
+        """Measure the validation classes; the best score so far with them."""
         metrics = self._measure(self.dataset.indices("validation"))
         if self.writes and not self.record.has_validation(step):
             self.record.log(step=step, validation=metrics, time=round(time.time(), 3))
         if self.best is None or metrics["map_at_r"] > self.best.score:
-            self.best = Best(step, metrics["map_at_r"])
+            return Best(step, metrics["map_at_r"])
+        return self.best
 
     def _measure(self, items: np.ndarray) -> dict[str, float]:
         spec, model = self.spec, self.trainer.model
@@ -211,12 +218,6 @@ class Worker:
         spec, items = self.spec, self.dataset.indices("test")
         embeddings = embed_split(self.trainer.model, self.dataset, items, self.group, spec.model.dimension)
         return measure_test(embeddings, self.dataset, spec, self.group)
-
-    def _save(self) -> None:
-        """Only a step that every worker has committed becomes durable: the vote is that acknowledgement."""
-        self.group.vote()
-        if self.writes and self.trainer.state.step not in self.checkpoints.steps():
-            self.checkpoints.save(self.trainer.state, self.best)
 
     def _finish(self) -> None:
         """Take the model to export, measure it on the test split, write the model folder and the result.

@@ -1,0 +1,96 @@
+"""Sees everything and checks after every event what must never happen.
+
+A digest is here the whole lineage of a state: the epoch that computed each of its steps, one after another. So the
+state of step t is a prefix of every later one, and a step computed twice gives two digests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raydml.membership.messages import View
+
+if TYPE_CHECKING:
+    from raydml.membership.simulation.group import Collective, Kind
+    from raydml.membership.simulation.server import Server
+
+
+class Violation(AssertionError):
+    """The protocol broke one of its invariants."""
+
+
+def check(holds: bool, what: str, *facts: object) -> None:
+    """Violation unless it holds."""
+    if not holds:
+        raise Violation(f"{what}: {', '.join(map(str, facts))}")
+
+
+class Oracle:
+    """What is agreed, acknowledged and durable, as nobody in the run can know it."""
+
+    def __init__(self) -> None:
+        self.views: dict[int, View] = {}
+        self.epoch = 0
+        self.acknowledged = ""  # the lineage of the highest acknowledged state
+        self.base = ""  # the newest state of the newest epoch
+        self.durable: dict[int, str] = {0: ""}  # step -> lineage
+        self.lost_live = 0  # acknowledged steps that only a checkpoint could have saved
+        self._states: dict[tuple[int, int], str] = {}
+
+    @property
+    def newest(self) -> int:
+        """Step of the newest checkpoint."""
+        return max(self.durable)
+
+    def closed(self, view: View, server: Server) -> None:
+        """An authority is about to hand out a view."""
+        record, before = server.world.ledger.record, self.views.get(self.epoch)
+        check(view.epoch > self.epoch, "an epoch was used again", view.epoch, self.epoch)
+        check(server.authority.token == record.token, "a view without the lease", view, record)
+        check(record.epoch == view.epoch, "a view that the ledger does not hold", view, record)
+        check(sum(view.deal) == server.authority.policy.num_slices, "slices are missing", view)
+        for name in set(before.members if before else ()) - set(view.members):
+            worker = server.world.workers[name]
+            healthy = worker.alive and not worker.troubled and not worker.asked_to_leave
+            check(not healthy, "a healthy member was evicted", name, view)
+        if view.source is None:
+            kept = self.durable[view.step]
+            self.lost_live += steps(self.acknowledged) - view.step
+            self.acknowledged = kept
+        self.views[view.epoch], self.epoch, self.base = view, view.epoch, ""
+
+    def state(self, epoch: int, step: int, digest: str) -> None:
+        """A member holds the state of a step and trains on from it in this epoch."""
+        check(steps(digest) == step, "a step was used twice or not at all", step, digest)
+        known = self._states.setdefault((epoch, step), digest)
+        check(known == digest, "two states of one step in one epoch", epoch, step, known, digest)
+        if epoch == self.epoch:
+            self.base = digest
+            check(digest.startswith(self.acknowledged), "an acknowledged step is lost", digest, self.acknowledged)
+
+    def complete(self, epoch: int, kind: Kind, collective: Collective) -> None:
+        """All members took part in a collective; the first one of step t acknowledges all before t."""
+        if kind != "reduce":
+            return
+        digests = {worker.member.digest for worker, _ in collective.joined}
+        check(len(digests) == 1, "members reduce with different states", epoch, digests)
+        digest = digests.pop()
+        if epoch == self.epoch:
+            check(digest.startswith(self.acknowledged), "two decisions on one step", digest, self.acknowledged)
+            self.acknowledged = digest
+            return
+        # One that was left behind may hear late that all had committed: true, if the newest epoch goes on from there.
+        if not self.base and digest.startswith(self.acknowledged):
+            self.acknowledged = digest
+        known = max(self.acknowledged, self.base, key=steps)
+        check(known.startswith(digest), "an old epoch acknowledges a step", epoch, self.epoch, digest, known)
+
+    def publish(self, step: int, digest: str) -> None:
+        """A checkpoint becomes durable."""
+        check(self.acknowledged.startswith(digest), "durable and not acknowledged", digest, self.acknowledged)
+        check(self.durable.setdefault(step, digest) == digest, "two checkpoints of one step", step, digest)
+
+
+def steps(digest: str) -> int:
+    """Number of steps in a lineage such as '1.1.3.'."""
+    return digest.count(".")

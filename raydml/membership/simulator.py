@@ -1,0 +1,119 @@
+"""A seed in, a whole simulated run out, or the invariant that it broke: `python -m raydml.membership.simulator`."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+from raydml.membership.simulation.faults import plan
+from raydml.membership.simulation.oracle import Violation, check, steps
+from raydml.membership.simulation.run import Parts, Run
+
+DEADLINE = 200.0
+"""Simulated seconds after which a run that has not ended never will."""
+
+BLOCK = 5000
+"""Seeds that one process takes at a time."""
+
+
+@dataclass
+class Tally:
+    """What happened over some schedules; `seconds` of the slowest one, with its seed."""
+
+    schedules: int = 0
+    events: int = 0
+    views: int = 0
+    restarts: int = 0
+    live_commits: int = 0
+    durable_commits: int = 0
+    lost_commits: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    slowest: tuple[float, int] = (0.0, -1)
+    broken: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take another tally in."""
+        self.schedules += other.schedules
+        self.events += other.events
+        self.views += other.views
+        self.restarts += other.restarts
+        self.live_commits += other.live_commits
+        self.durable_commits += other.durable_commits
+        self.lost_commits += other.lost_commits
+        self.faults.update(other.faults)
+        self.slowest = max(self.slowest, other.slowest)
+        self.broken += other.broken
+
+
+def simulate(seed: int, parts: Parts | None = None) -> Run:
+    """Run one schedule to its end; Violation (or an error of the protocol itself) if it breaks an invariant."""
+    run = Run(seed, parts or Parts())
+    plan(run)
+    run.run(DEADLINE)
+    check(run.over, "the run never ends", run.now, run.oracle.epoch, steps(run.oracle.acknowledged), run.steps)
+    check(run.oracle.newest == run.steps, "the run ended before its last step", run.oracle.newest, run.steps)
+    return run
+
+
+def tally(seeds: Iterable[int]) -> Tally:
+    """Simulate many schedules; broken ones are kept with their seed."""
+    total = Tally()
+    gc.disable()  # a finished run is one heap of cycles: they are collected by the hundred
+    for seed in seeds:
+        if seed % 200 == 0:
+            gc.collect()
+        began = time.perf_counter()
+        try:
+            run = simulate(seed)
+        except (Violation, AssertionError) as error:
+            total.broken.append((seed, str(error)))
+            continue
+        finally:
+            total.schedules += 1
+            total.slowest = max(total.slowest, (time.perf_counter() - began, seed))
+        oracle = run.oracle
+        total.events += run.events
+        total.views += len(oracle.views)
+        total.restarts += sum(view.source is None for view in oracle.views.values()) - 1
+        total.live_commits += steps(oracle.acknowledged) + oracle.lost_live
+        total.durable_commits += len(oracle.durable) - 1
+        total.lost_commits += oracle.lost_live
+        total.faults.update(run.occurred)
+    return total
+
+
+def main(arguments: list[str]) -> int:
+    """`COUNT [FIRST]`: simulate that many seeds from FIRST on, on all cores; 1 if one of them broke."""
+    count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
+    began = time.perf_counter()
+    total = Tally()
+    blocks = [range(start, min(start + BLOCK, first + count)) for start in range(first, first + count, BLOCK)]
+    with ProcessPoolExecutor() as pool:
+        for part in pool.map(tally, blocks):
+            total.add(part)
+    write(total, time.perf_counter() - began)
+    return 1 if total.broken else 0
+
+
+def write(total: Tally, seconds: float) -> None:
+    """The figures, on stdout."""
+    lines = [
+        f"schedules {total.schedules:,}  broken {len(total.broken)}  seconds {seconds:,.0f}  "
+        f"ms per schedule {1e3 * seconds / total.schedules:.2f}  slowest {1e3 * total.slowest[0]:.1f} ms "
+        f"(seed {total.slowest[1]})",
+        f"events {total.events:,}  views {total.views:,}  restarts from a checkpoint {total.restarts:,}",
+        f"live commits {total.live_commits:,}  durable commits {total.durable_commits:,}  "
+        f"live commits lost with all members {total.lost_commits:,}",
+        *(f"  {kind:24s} {times:>12,}" for kind, times in sorted(total.faults.items())),
+        *(f"broken: seed {seed}: {what}" for seed, what in total.broken[:20]),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
