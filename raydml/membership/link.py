@@ -64,7 +64,9 @@ class Link:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._changed:
             self._closed = True
         self._nudge()
@@ -99,10 +101,10 @@ class Link:
         """Whether the authority still counts this member as alive, for sure."""
         return time.monotonic() < self._lease
 
-    def say(self, kind: str, **values: Any) -> None:
+    def say(self, what: str, **values: Any) -> None:
         """Tell the authority something that has no answer: done, failed, leave. Delivered as long as it lives."""
         with self._changed:
-            self._outbox.append({"type": kind, "member": self.member, **values})
+            self._outbox.append({"type": what, "member": self.member, **values})
         self._nudge()
 
     def flush(self, seconds: float = 10.0) -> None:

@@ -49,7 +49,9 @@ class Server:
             raise self.crash
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Tell everybody that the run is over, and close."""
         with suppress(RuntimeError):  # the thread has ended
             self._loop.call_soon_threadsafe(self._stop.set)
@@ -160,7 +162,7 @@ class Server:
                 if view is not None:
                     self._send_view(line.member, view)
             case "leave":
-                self._authority.leave(line.member)
+                self._authority.leave(line.member, now)
             case "done":
                 self.outcome = self.outcome or message["outcome"]
                 self._authority.finish(now)

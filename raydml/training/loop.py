@@ -140,9 +140,7 @@ class Trainer:
                 report = self.commit()
                 seconds = time.perf_counter() - started
                 own = seconds - (self.group.waited - before)
-                report = replace(
-                    report, wishes=tuple(agreed), data_seconds=read, step_seconds=seconds, own_seconds=own
-                )
+                report = replace(report, wishes=tuple(agreed), data_seconds=read, step_seconds=seconds, own_seconds=own)
                 if not after(report):
                     return False
                 stop_where_told(report.health, self.state.step)

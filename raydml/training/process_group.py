@@ -49,9 +49,7 @@ class ProcessGroup:
         with talking():
             self._store = self._connect()
             names = PrefixStore(f"epoch-{view.epoch}", self._store)
-            dist.init_process_group(
-                self._backend, store=names, rank=group.rank, world_size=group.size, timeout=TIMEOUT
-            )
+            dist.init_process_group(self._backend, store=names, rank=group.rank, world_size=group.size, timeout=TIMEOUT)
         self._own, self._before = set(_sockets()) - self._before, None
 
     def abort(self) -> None:

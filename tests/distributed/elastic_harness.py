@@ -69,7 +69,9 @@ class Fleet:
         """Start that many more members, with that fault in them."""
         names = [f"worker-{len(self.processes) + index:05d}" for index in range(count)]
         for name in names:
-            self.processes[name] = CONTEXT.Process(target=_member, args=(self.job, self.meeting, name, fault), daemon=False)
+            self.processes[name] = CONTEXT.Process(
+                target=_member, args=(self.job, self.meeting, name, fault), daemon=False
+            )
             self.processes[name].start()
         return names
 
@@ -95,7 +97,9 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while not until():
             assert self.server.failure is None, self.server.failure
-            assert time.monotonic() < deadline, f"{what} did not come; at step {self.step()}, events {self.server.events}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not come; at step {self.step()}, events {self.server.events}"
+            )
             time.sleep(0.005)
 
     def wait_for_step(self, step: int) -> None:

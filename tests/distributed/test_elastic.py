@@ -126,7 +126,9 @@ def test_a_worker_that_dies_in_a_collective_takes_no_step_with_it(
 
 
 def test_a_writer_that_dies_in_a_checkpoint_is_followed_by_another(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    with elastic_run(undisturbed.spec, tmp_path / "run", first=1, faults=[Fault("raydml.training.checkpoints", "write_json", 2)]) as fleet:
+    with elastic_run(
+        undisturbed.spec, tmp_path / "run", first=1, faults=[Fault("raydml.training.checkpoints", "write_json", 2)]
+    ) as fleet:
         fleet.start(1)
         undisturbed.check(fleet)
     assert len(fleet.living()) == 0 and "start" in causes(fleet)
