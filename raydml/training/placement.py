@@ -14,17 +14,27 @@ from raydml.errors import ResourceError
 from raydml.files import scratch_folder
 from raydml.spec import JobSpec
 
-# Ray looks after its workers every 2 s by default: too slow to notice that a short run has ended.
-HEALTH_CHECK_SECONDS = "0.2"
+# For Ray Train's controller, in seconds. It looks after its workers every 2 s by default: too slow to replace one, and
+# to notice that a short run has ended. A request for the room of all group workers is made anew after the second one:
+# a run that is over while it waits for room ends after that at the latest.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How many workers to start, and what each gets."""
+    """How many workers to start, and what each gets.
+
+    `workers` fit now; `minimum` and `maximum` are those of the spec.
+    """
 
     workers: int
     use_gpu: bool
     resources: dict[str, float]
+    minimum: int
+    maximum: int
 
 
 def place(spec: JobSpec, cpus: float, gpus: float) -> Placement:
@@ -44,13 +54,14 @@ def place(spec: JobSpec, cpus: float, gpus: float) -> Placement:
             f"Lower parallel.workers.min or parallel.workers.cpus, or give the address of a larger cluster."
         )
     resources = {"CPU": wanted.cpus} | ({"GPU": 1.0} if use_gpu else {})
-    return Placement(min(wanted.max, room), use_gpu, resources)
+    return Placement(min(wanted.max, room), use_gpu, resources, wanted.min, wanted.max)
 
 
 @contextlib.contextmanager
 def cluster(spec: JobSpec, address: str | None) -> Iterator[Placement]:
     """Connect to the cluster, or start a local one; on leaving, disconnect, and stop what was started here."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    for name, value in TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None and not ray.is_initialized():

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.backend import Backend, BackendConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from raydml.errors import RaydmlError
 from raydml.membership import Roster, View
+from raydml.training.group import MembershipConfig
 from raydml.training.placement import Placement
 from raydml.training.process_group import form_group, leave_group
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, run_worker, set_numerics
-
-
-class MembershipBackend(Backend):  # type: ignore[misc]
-    """Leaves the process group alone; replica groups of one worker, so that Ray replaces only what died."""
-
-    has_replica_groups = True
-
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Nothing: workers meet in `RosterServer`."""
-
-
-@dataclass
-class MembershipConfig(TorchConfig):  # type: ignore[misc]
-    """A TorchConfig whose backend does not form a process group."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """The backend above."""
-        return MembershipBackend
 
 
 class RosterServer:

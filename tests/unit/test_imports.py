@@ -53,8 +53,15 @@ LIGHT = {"cli", "errors", "doctor"}
 
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
-    "ray.train": ("training/ray_backend.py",),
-    "ray": ("training/ray_backend.py", "training/placement.py"),
+    "ray.train": ("training/ray_backend.py", "training/group.py", "training/keeper.py"),
+    "ray": (
+        "training/ray_backend.py",
+        "training/group.py",
+        "training/keeper.py",
+        "training/placement.py",
+        "training/extras.py",
+        "training/nodes.py",
+    ),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),

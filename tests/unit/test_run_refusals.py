@@ -250,12 +250,12 @@ def parallel(**fields: Any) -> JobSpec:
 @pytest.mark.parametrize(
     ("fields", "cpus", "gpus", "wanted"),
     [
-        ({"workers": 2}, 2, 0, Placement(2, False, {"CPU": 1.0})),
-        ({"workers": {"min": 1, "max": 8}}, 3, 0, Placement(3, False, {"CPU": 1.0})),
-        ({"workers": {"min": 1, "max": 8, "cpus": 1.5}}, 4, 0, Placement(2, False, {"CPU": 1.5})),
-        ({"workers": {"min": 1, "max": 8}}, 16, 4, Placement(4, True, {"CPU": 1.0, "GPU": 1.0})),
-        ({"workers": 4, "device": "cpu"}, 16, 2, Placement(4, False, {"CPU": 1.0})),
-        ({"workers": {"min": 1, "max": 8}, "device": "cuda"}, 2, 4, Placement(2, True, {"CPU": 1.0, "GPU": 1.0})),
+        ({"workers": 2}, 2, 0, Placement(2, False, {"CPU": 1.0}, 2, 2)),
+        ({"workers": {"min": 1, "max": 8}}, 3, 0, Placement(3, False, {"CPU": 1.0}, 1, 8)),
+        ({"workers": {"min": 1, "max": 8, "cpus": 1.5}}, 4, 0, Placement(2, False, {"CPU": 1.5}, 1, 8)),
+        ({"workers": {"min": 1, "max": 8}}, 16, 4, Placement(4, True, {"CPU": 1.0, "GPU": 1.0}, 1, 8)),
+        ({"workers": 4, "device": "cpu"}, 16, 2, Placement(4, False, {"CPU": 1.0}, 4, 4)),
+        ({"workers": {"min": 1, "max": 8}, "device": "cuda"}, 2, 4, Placement(2, True, {"CPU": 1.0, "GPU": 1.0}, 1, 8)),
     ],
 )
 def test_as_many_workers_as_fit_are_placed(fields: dict[str, Any], cpus: float, gpus: float, wanted: Placement) -> None:

@@ -1,0 +1,159 @@
+"""The minimum of a run's workers: TorchTrainer keeps them alive, in replica groups of one, and replaces what dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
+
+from raydml.errors import RunError
+from raydml.training.keeper import Keeper, Workers, read_workers, say_over, worker_name
+from raydml.training.placement import Placement
+from raydml.training.staffing import LEFT, LOST
+from raydml.training.work import Work
+
+CONTROLLER_SECONDS = 0.5  # that the controller's process has to go once Ray Train has returned
+
+
+class MembershipBackend(Backend):  # type: ignore[misc]
+    """Leaves the process group alone; replica groups of one worker, so that Ray replaces only what died."""
+
+    has_replica_groups = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Nothing: workers meet in our own membership."""
+
+
+@dataclass
+class MembershipConfig(TorchConfig):  # type: ignore[misc]
+    """A TorchConfig whose backend does not form a process group."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The backend above."""
+        return MembershipBackend
+
+
+class GroupTrainer(TorchTrainer):  # type: ignore[misc]
+    """A TorchTrainer without Ray's own cleaner of placement groups: `Group` frees the room itself.
+
+    That cleaner is a detached actor. Without a dashboard it holds up the end of every run by 12 s, and where the
+    controller was killed it stays as long as the cluster.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def group_main(config: dict[str, Any]) -> None:
+    """What Ray Train runs in each worker of the group.
+
+    A worker that left must not return: Ray Train would count it as finished, and replace it no more. It waits for its
+    node to go, or for the run's end. One that was lost ends with an error, and Ray Train starts another.
+    """
+    work: Work = config["work"]
+    rank = ray.train.get_context().get_world_rank()
+    name = worker_name(rank, ray.get_runtime_context().get_node_id(), os.getpid())
+    device = ray.train.torch.get_device() if config["use_gpu"] else torch.device("cpu")
+    ended = work(name, device)
+    if ended == LOST:
+        raise RunError(f"{name} was counted as lost")
+    if ended == LEFT:
+        threading.Event().wait()
+
+
+class Group:
+    """One TorchTrainer in a thread of its own: in the main thread it would take the handler of Ctrl-C."""
+
+    def __init__(self, work: Work, placement: Placement, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True)
+        self._trainer = GroupTrainer(
+            group_main,
+            train_loop_config={"work": work, "use_gpu": placement.use_gpu},
+            torch_config=MembershipConfig(),
+            scaling_config=ScalingConfig(
+                num_workers=placement.minimum, use_gpu=placement.use_gpu, resources_per_worker=placement.resources
+            ),
+            run_config=RunConfig(
+                name="group",
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=-1),
+                callbacks=[Keeper(folder)],
+            ),
+        )
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._fit, daemon=True, name="raydml-group")
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether Ray Train still looks after the group."""
+        return self._thread.is_alive()
+
+    def workers(self) -> Workers:
+        """Who is in the group now."""
+        return read_workers(self._folder)
+
+    def say_over(self) -> None:
+        """The run is over: workers that do not return by themselves within a second are stopped."""
+        say_over(self._folder)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether Ray Train and its controller's process have ended, after at most so many seconds."""
+        self._thread.join(seconds)
+        self._end_controller()
+        self._thread.join(1.0)
+        if self.running:
+            return False
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return True
+
+    def _end_controller(self) -> None:
+        """See its process go, and free the room that it may have left taken.
+
+        A controller that has ended in good order, and left Ray, still waits up to 20 s for a metrics agent that does
+        not answer: by then the cluster may be gone. Nothing is lost when it is killed.
+        """
+        left = self.workers()
+        deadline = time.monotonic() + CONTROLLER_SECONDS
+        while left.controller is not None and _is_controller(left.controller):
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(left.controller, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        if left.room is not None:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(left.room)))
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            # Only its text: its traceback would hold the controller's handle, and so keep the controller alive.
+            self.failure = str(error)
+
+
+def _is_controller(pid: int) -> bool:
+    """Whether the process lives and is a controller: its number may have gone to another."""
+    try:
+        return b"TrainController" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,102 @@
+"""Every developer hook of Ray that is used here: what it must go on doing, in the order in which a run meets them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+
+
+def test_a_backend_may_have_replica_groups_and_has_none_by_default() -> None:
+    from ray.train.backend import Backend
+
+    from raydml.training.group import MembershipConfig
+
+    assert Backend.has_replica_groups is False, "Ray's Backend no longer knows has_replica_groups"
+    assert MembershipConfig().backend_cls.has_replica_groups is True
+
+
+def test_a_run_takes_callbacks_of_the_controller_and_of_the_worker_group() -> None:
+    from ray.train import RunConfig
+    from ray.train.v2._internal.execution.callback import (
+        ControllerCallback,
+        ReplicaGroupCallback,
+        WorkerGroupCallback,
+    )
+
+    from raydml.training.keeper import Keeper
+
+    ours = {name for name, value in vars(Keeper).items() if inspect.isfunction(value) and not name.startswith("_")}
+    hooks = {name for kind in (ControllerCallback, ReplicaGroupCallback, WorkerGroupCallback) for name in dir(kind)}
+    assert ours <= hooks, f"Ray calls these no more: {sorted(ours - hooks)}"
+    for name in ours:
+        theirs = next(
+            getattr(kind, name)
+            for kind in (ControllerCallback, WorkerGroupCallback, ReplicaGroupCallback)
+            if hasattr(kind, name)
+        )
+        assert [*inspect.signature(getattr(Keeper, name)).parameters] == [*inspect.signature(theirs).parameters]
+    keeper = Keeper(Path("unused"))
+    assert RunConfig(callbacks=[keeper]).callbacks == [keeper], "Ray drops callbacks that are not UserCallbacks"
+
+
+def test_one_hook_hears_of_the_first_workers_and_of_every_replacement() -> None:
+    from ray.train.v2._internal.execution.callback import ReplicaGroupCallback, WorkerGroupCallback
+
+    class Ears(WorkerGroupCallback, ReplicaGroupCallback):  # type: ignore[misc]
+        heard: list[object]
+
+        def after_execution_group_start(self, execution_group: object) -> None:
+            self.heard = [*getattr(self, "heard", []), execution_group]
+
+    ears = Ears()
+    ears.after_worker_group_start("all")
+    ears.after_replica_group_start("one")
+    assert ears.heard == ["all", "one"], "after_execution_group_start is not called for both any more"
+
+
+def test_workers_that_die_are_replaced_without_a_limit_and_an_error_of_a_hook_ends_the_controller() -> None:
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from raydml.errors import RunError
+
+    policy = create_failure_policy(FailureConfig(max_failures=-1))
+    for _ in range(100):
+        decision = policy.make_decision(WorkerGroupError("one died", {0: RuntimeError("killed")}))
+        assert decision == FailureDecision.RETRY, "max_failures=-1 is not unlimited any more"
+    assert policy.make_decision(ControllerError(RunError("the run is over"))) == FailureDecision.RAISE, (
+        "an error in a controller's hook no longer ends the controller: a run with a lost worker would not end"
+    )
+
+
+def test_the_environment_variables_are_called_as_we_call_them_and_reach_the_controller() -> None:
+    from ray.train.v2._internal import constants
+
+    from raydml.training.placement import TRAIN_ENVIRONMENT
+
+    known = {constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR, constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR}
+    assert set(TRAIN_ENVIRONMENT) == known, "Ray Train's variables have other names now"
+    assert known <= constants.ENV_VARS_TO_PROPAGATE, "Ray Train hands these variables to its controller no more"
+
+
+def test_the_cleaner_of_placement_groups_is_one_callback_that_can_be_left_out(tmp_path: Path) -> None:
+    from ray.train import RunConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    from raydml.training.group import GroupTrainer
+
+    def kinds(trainer: TorchTrainer) -> list[type]:
+        return [type(callback) for callback in trainer._create_default_callbacks()]
+
+    run_config = RunConfig(name="group", storage_path=str(tmp_path))
+    theirs = kinds(TorchTrainer(print, run_config=run_config))
+    assert PlacementGroupCleanerCallback in theirs, "Ray starts its cleaner of placement groups from elsewhere now"
+    assert kinds(GroupTrainer(print, run_config=run_config)) == [
+        kind for kind in theirs if kind is not PlacementGroupCleanerCallback
+    ]

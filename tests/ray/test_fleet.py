@@ -1,0 +1,206 @@
+"""A fleet on a cluster of several nodes: workers die, nodes come, drain and die, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._private.state import state as cluster_state
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from raydml.training.fleet import Fleet, Turn
+from raydml.training.nodes import look
+from raydml.training.placement import TRAIN_ENVIRONMENT, Placement
+from tests.ray.fleet_work import follow
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), pytest.mark.filterwarnings("default")]
+
+# A node that is killed is noticed after two seconds rather than 20.
+QUICK_DEATH = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
+
+
+class Machines:
+    """A cluster whose head has no room for workers; every further node has room for one."""
+
+    def __init__(self) -> None:
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 << 20}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": QUICK_DEATH})
+        self.nodes = {node.node_id: node for node in [self.add(), self.add()]}
+        ray.init(address=self.cluster.address, logging_level="ERROR", log_to_driver=False)
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+
+    def arrive(self) -> str:
+        node = self.add()
+        self.nodes[node.node_id] = node
+        return str(node.node_id)
+
+    def drain(self, node: str) -> None:
+        deadline = int(time.time() * 1000) + 600_000
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = ray._raylet.GcsClient(address=self.cluster.address).drain_node(node, reason, "test", deadline)
+        assert accepted, why
+
+    def kill(self, node: str) -> None:
+        self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
+
+    def close(self) -> None:
+        ray.shutdown()
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    scratch = Path(tempfile.mkdtemp(prefix="raydml-test-"))  # a short path: Ray puts sockets below it
+    (scratch / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**TRAIN_ENVIRONMENT, "RAY_TMPDIR": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            patch.setenv(name, value)
+        machines = Machines()
+        yield machines
+        machines.close()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Driver:
+    """What the driver of a run does with its fleet: it ticks, and passes on who is to leave."""
+
+    def __init__(self, folder: Path, minimum: int, maximum: int) -> None:
+        self.signals = folder / "signals"
+        self.signals.mkdir()
+        self.scratch = folder / "scratch"
+        placement = Placement(minimum, False, {"CPU": 1.0}, minimum, maximum)
+        self.fleet = Fleet(functools.partial(follow, str(self.signals)), placement, self.scratch)
+        self.turn: Turn
+        self.dead: list[str] = []
+        self.started = time.time()
+
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> float:
+        """Tick until it holds; the seconds that it took."""
+        start = time.monotonic()
+        while time.monotonic() - start < seconds:
+            self.turn = self.fleet.tick(time.monotonic())
+            self.dead += self.turn.dead
+            for name in self.turn.leave:
+                (self.signals / f"{name}.leave").touch()
+            if holds():
+                return time.monotonic() - start
+            time.sleep(0.05)
+        raise AssertionError(f"{what}: {self.turn}, {sorted(self.at_work())}")
+
+    def at_work(self) -> dict[str, dict[str, Any]]:
+        """Every worker that ever began, and its process."""
+        return {path.stem: json.loads(path.read_text()) for path in self.signals.glob("*.json")}
+
+    def living(self) -> set[str]:
+        """Workers whose process lives: all nodes of the test are on this machine."""
+        return {name for name, facts in self.at_work().items() if lives(facts["pid"])}
+
+    def finish(self) -> float:
+        """Let all work end, and end the fleet; the seconds that it took."""
+        (self.signals / "done").touch()
+        start = time.monotonic()
+        assert self.fleet.end(), "the fleet left something behind"
+        return time.monotonic() - start
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def left_behind(seconds: float = 5.0) -> list[str]:
+    """What of a fleet is still in the cluster, after at most so many seconds; Ray's own actors are named _Like so."""
+    deadline = time.monotonic() + seconds
+    while True:
+        actors = [
+            actor["ActorClassName"] for actor in cluster_state.actor_table(None).values() if actor["State"] != "DEAD"
+        ]
+        rooms = [room["state"] for room in ray.util.placement_group_table().values() if room["state"] != "REMOVED"]
+        left = [name for name in actors if not name.startswith("_")] + rooms
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+
+
+def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Machines, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, minimum=2, maximum=3)
+    driver.until(lambda: len(driver.living()) == 2 and driver.turn.pending == ("extra-00000",), "the group stands")
+    victim, survivor = sorted(driver.living())
+    os.kill(driver.at_work()[victim]["pid"], signal.SIGKILL)
+    took = driver.until(lambda: len(driver.living()) == 2 and victim not in driver.living(), "the dead is replaced")
+    print(f"SIGKILL of a group worker to its replacement's first line: {took:.1f} s")
+    assert survivor in driver.living() and survivor in driver.turn.nodes, "Ray replaced the survivor too"
+    assert victim not in driver.turn.nodes
+    driver.until(lambda: driver.dead == [victim], "its death is proven")
+
+    start = time.monotonic()
+    third = machines.arrive()
+    arrived = time.monotonic()
+    driver.until(lambda: "extra-00000" in driver.living(), "the extra has room")
+    print(
+        f"call to add a node to the extra's first line: {time.monotonic() - start:.1f} s, node {arrived - start:.1f} s"
+    )
+    assert driver.turn.nodes["extra-00000"] == third and not driver.turn.pending
+
+    machines.drain(third)
+    driver.until(lambda: "extra-00000" in driver.turn.leave, "the draining node is noticed")
+    driver.until(lambda: driver.turn.pending == ("extra-00001",), "the extra leaves, and another waits for room")
+    assert look().draining == {third}
+    driver.fleet.resize(2)
+    driver.until(lambda: not driver.turn.pending and not driver.turn.leave, "fewer are wanted")
+
+    machines.kill(driver.turn.nodes[survivor])
+    driver.until(lambda: survivor not in driver.living(), "the node's worker is gone")
+    (last,) = driver.living()
+    until = time.monotonic() + 4  # Ray Train has noticed, and waits for room that does not come
+    driver.until(lambda: time.monotonic() > until, "time passes")
+    took = driver.finish()
+    print(f"the end of a run whose lost worker has no room: {took:.1f} s")
+    assert driver.dead == [victim, "extra-00000"], "a node's death proves no worker's death"
+    assert last not in driver.living() and not driver.living()
+    assert left_behind() == [] and not driver.scratch.exists() and ray.is_initialized()
+    machines.kill(third)
+
+
+def test_a_worker_of_a_draining_node_waits_and_a_run_without_room_for_its_group_ends(
+    machines: Machines, tmp_path: Path
+) -> None:
+    while len(machines.nodes) < 2:
+        machines.arrive()
+    driver = Driver(tmp_path, minimum=1, maximum=2)
+    driver.until(lambda: len(driver.living()) == 2, "one of the group and one extra")
+    (member,) = (name for name in driver.living() if name.startswith("group"))
+    home = driver.turn.nodes[member]
+    machines.drain(home)
+    driver.until(lambda: member in driver.turn.leave and driver.turn.pending == ("extra-00001",), "an extra is to help")
+    until = time.monotonic() + 2
+    driver.until(lambda: time.monotonic() > until, "time passes")
+    assert member in driver.living() and member in driver.turn.nodes, "a function that returned is replaced no more"
+    machines.kill(home)
+    driver.until(lambda: member not in driver.living(), "the node's worker is gone")
+    until = time.monotonic() + 8
+    driver.until(lambda: time.monotonic() > until, "time passes")
+    assert "extra-00000" in driver.living()
+    took = driver.finish()
+    print(f"the end of a run whose whole group has no room: {took:.1f} s")
+    assert left_behind() == [] and not driver.living()
