@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
-import raydml.errors
 from raydml.card import write_card
 from raydml.data import Dataset, open_dataset
 from raydml.environment import describe_environment
@@ -26,7 +24,6 @@ from raydml.errors import (
     CheckpointError,
     DataError,
     Interrupted,
-    RaydmlError,
     ResourceError,
     RunError,
     RunExists,
@@ -34,7 +31,6 @@ from raydml.errors import (
 )
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
-from raydml.membership.messages import Event
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit
 from raydml.progress import Progress, Watch
@@ -49,7 +45,7 @@ from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
 if TYPE_CHECKING:
-    from raydml.training.placement import Placement
+    from raydml.training.driver import Driver
 
 Part = TypeVar("Part", bound=BaseModel)
 ALONE = Group(rank=0, size=1, num_slices=1)
@@ -334,7 +330,6 @@ def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None)
         fingerprint=items.fingerprint,
         exactness=spec.exactness,
         started=record.read().get("started", round(time.time(), 3)),
-        attempt=None,
     )
 
 
@@ -344,38 +339,29 @@ def _train_on_ray(
     """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
     if record.read().get("trained"):
         return
+    from raydml.training.driver import Driver
     from raydml.training.placement import cluster
 
     watch = Watch(record, job.spec, listen)
     watch.say("starting", job.resume or 0)
-    with cluster(job.spec, address) as placement:
-        cause = "start" if job.resume is None else "resume"
-        event = Event(round(time.time(), 3), 1, job.resume or 0, cause, 0, placement.workers)
-        record.log_event(event, "; ".join(f"passed over: {problem}" for problem in skipped))
-        _wait(job, placement, record, watch)
-    if record.read().get("attempt") == "interrupted":
-        raise Interrupted(f"run {job.spec.name} was stopped after a checkpoint; the same command goes on from there")
+    notes = "; ".join(f"passed over: {problem}" for problem in skipped)
+    with cluster(job.spec, address) as placement, Driver(job, placement, notes) as driver:
+        _drive(driver, record, watch)
+        driver.check()
+        if driver.interrupted:
+            raise Interrupted(
+                f"run {job.spec.name} was stopped after a checkpoint; the same command goes on from there"
+            )
 
 
-def _wait(job: Job, placement: Placement, record: RunRecord, watch: Watch) -> None:
-    """Ray Train runs in a thread of its own: in the main thread it would take the handler of Ctrl-C."""
-    from raydml.training.ray_backend import fit
-
-    raised: list[BaseException] = []
-
-    def attempt() -> None:
-        try:
-            fit(job, placement)
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=attempt, daemon=True, name="ray-train")
-    thread.start()
+def _drive(driver: Driver, record: RunRecord, watch: Watch) -> None:
+    """Until the run is over; the first Ctrl-C asks it to stop, a second one leaves at once."""
     asked = False
-    while thread.is_alive():
+    while not driver.over:
         try:
-            thread.join(0.1)
+            driver.tick()
             watch.tick()
+            time.sleep(0.1)
         except KeyboardInterrupt:
             if asked:
                 raise
@@ -383,25 +369,6 @@ def _wait(job: Job, placement: Placement, record: RunRecord, watch: Watch) -> No
             record.request_stop()
             watch.say("stopping", None)
     watch.tick()
-    failure = record.failure()
-    if failure is not None:
-        raise _named_error(failure)
-    if raised:
-        raise RunError(
-            f"a worker of run {job.spec.name} died: {_first_line(raised[0])}. "
-            f"Its checkpoints are kept; the same command goes on from the last one"
-        ) from raised[0]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-def _named_error(failure: dict[str, str]) -> RaydmlError:
-    kind = getattr(raydml.errors, failure["kind"], RunError)
-    error: RaydmlError = kind(failure["message"])
-    return error
 
 
 def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model: nn.Module | None) -> None:

@@ -52,7 +52,7 @@ class Authority:
         self._former: dict[str, float] = {}  # left behind without proof of death -> last heard
         self._gone: set[str] = set()
         self._returned: set[str] = set()  # left on request, or told already that they are gone
-        self._leaving: set[str] = set()
+        self._leaving: dict[str, str] = {}  # who is to leave -> drain or resize
         self._reached = self._record.step
         self._changing = bool(self._joined)
 
@@ -119,9 +119,9 @@ class Authority:
         """From the next step boundary on, at most `target` members; the youngest leave, waiting ones join."""
         self.size = max(1, min(target, self.policy.num_slices))
 
-    def drain(self, members: tuple[str, ...], now: float) -> None:
+    def drain(self, members: tuple[str, ...], now: float, cause: str = "drain") -> None:
         """These leave at the next step boundary, the last one that holds the state when another has been given it."""
-        self._leaving |= set(members)
+        self._leaving |= dict.fromkeys(members, cause)
         for name in [name for name in members if name not in self._joined]:
             self._seats.pop(name, None)
             self._gone.add(name)

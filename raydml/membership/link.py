@@ -184,7 +184,7 @@ class Link:
             self._standing = answer["standing"]
 
     def _check_lease(self) -> None:
-        """A member that the authority may have given up stops and waits; for an authority that is gone, not for ever."""
+        """A member that the authority may have given up stops and waits; for one that is gone, not for ever."""
         now = time.monotonic()
         if self._epoch and now >= self._lease:
             self._on_broken()

@@ -33,15 +33,15 @@ class Seat:
 
 
 def causes(
-    group: Mapping[str, Seat], present: Iterable[str], chosen: Iterable[str], leaving: Iterable[str]
+    group: Mapping[str, Seat], present: Iterable[str], chosen: Iterable[str], leaving: Mapping[str, str]
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Why the members `group` become `chosen`, of whom `present` came: pairs of a cause and the members concerned."""
-    here, kept, asked = set(present), set(chosen), set(leaving)
+    here, kept = set(present), set(chosen)
     why = {
         "death": [name for name, seat in group.items() if name not in here and seat.died is not None],
         "lost": [name for name, seat in group.items() if name not in here and seat.died is None],
-        "drain": [name for name in group if name in here - kept and name in asked],
-        "resize": [name for name in group if name in here - kept and name not in asked],
+        "drain": [name for name in group if name in here - kept and leaving.get(name) == "drain"],
+        "resize": [name for name in group if name in here - kept and leaving.get(name) != "drain"],
         "join": sorted(kept - group.keys()),
     }
     found = [(cause, tuple(names)) for cause, names in why.items() if names]

@@ -38,7 +38,7 @@ class Meeting:
 def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.device) -> str:
     """Be one member of the run until it has ended; how it ended for this member.
 
-    succeeded, interrupted; over: it ended without this member; gone: this member was counted as lost, or told to leave;
+    succeeded, interrupted; over: it ended without this member; left: asked to, after a step; gone: counted as lost;
     failed: an error, which the authority has been told. Raises nothing that a restart could not mend.
     """
     group = Group(0, 1, job.spec.batch.virtual_workers)
@@ -50,15 +50,16 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
 
     processes = ProcessGroup(connect, "nccl" if device.type == "cuda" else "gloo")
     with Link(meeting.authority, name, processes.abort) as link:
+        session: Session | None = None
         try:
-            worker = Worker(job, group, device)
-            outcome = Session(worker, processes, link, node).run()
+            session = Session(Worker(job, group, device), processes, link, node)
+            outcome = session.run()
             link.say("done", outcome=outcome)
             return outcome
         except Over:
             return "over"
         except Gone:
-            return "gone"
+            return "left" if session is not None and session.at_boundary else "gone"
         except RaydmlError as error:
             link.say("failed", kind=type(error).__name__, message=error.message)
             return "failed"
@@ -76,6 +77,7 @@ class Session:
     def __init__(self, worker: Worker, processes: ProcessGroup, link: Link, node: str) -> None:
         self.worker, self.processes, self.link, self.node = worker, processes, link, node
         self.member = Member(link.member)
+        self.at_boundary = False  # whether this member came for the next view after a step that all committed
         self._speed = Speed()
 
     def run(self) -> Outcome:
@@ -84,6 +86,7 @@ class Session:
         breaks = 0
         while True:
             view = self.link.arrive(self.member.report(self._speed.value, self.node))
+            self.at_boundary = False
             try:
                 self._enter(view)
                 outcome = self.worker.run(self)
@@ -99,6 +102,7 @@ class Session:
                 continue
             if outcome != "changed":
                 return outcome
+            self.at_boundary = True
 
     def _enter(self, view: View) -> None:
         """Take the place that the view gives, with its state."""

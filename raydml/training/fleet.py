@@ -31,14 +31,15 @@ END_SECONDS = 30.0
 class Turn:
     """What the driver has to tell the authority, and may show. All are names of workers.
 
-    `leave`: ask them to leave at the next step boundary; the same names come with every turn, until the process of an
-    extra has ended and until a group worker's draining node has gone.
+    `leave`: ask them to leave at the next step boundary, because their node is drained or fewer are wanted (`drain`,
+    `resize`); the same names come with every turn, until the process of an extra has ended and until a group worker's
+    draining node has gone.
     `dead`: their processes are known to have ended, on nodes that live; each name comes once. Workers of a node that
     died are not among them: it may be cut off rather than dead, and then only the lease stops them.
     `nodes`: where every worker with a process runs, by node id. `pending`: extras that wait for room.
     """
 
-    leave: tuple[str, ...]
+    leave: dict[str, str]
     dead: tuple[str, ...]
     nodes: dict[str, str]
     pending: tuple[str, ...]
@@ -100,7 +101,12 @@ class Fleet:
             for decision in decide(self._wanted, self._placement.minimum, len(away), seen, may_start):
                 self._act(decision, now)
         return Turn(
-            leave=(*away, *(extra.name for extra in self._extras if extra.leaving_since is not None)),
+            leave=dict.fromkeys(away, "drain")
+            | {
+                extra.name: "drain" if extra.node in draining else "resize"
+                for extra in self._extras
+                if extra.leaving_since is not None
+            },
             dead=self._proven_dead(),
             nodes=self._group_nodes | {extra.name: extra.node for extra in self._extras if extra.node is not None},
             pending=tuple(extra.name for extra in self._extras if extra.node is None),

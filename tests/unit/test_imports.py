@@ -53,9 +53,9 @@ LIGHT = {"cli", "errors", "doctor"}
 
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
-    "ray.train": ("training/ray_backend.py", "training/group.py", "training/keeper.py"),
+    "ray.train": ("training/driver.py", "training/group.py", "training/keeper.py"),
     "ray": (
-        "training/ray_backend.py",
+        "training/driver.py",
         "training/group.py",
         "training/keeper.py",
         "training/placement.py",

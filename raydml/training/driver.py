@@ -1,0 +1,131 @@
+"""A job and a placement in; a run whose workers come, go and die out. The driver's half of an elastic run.
+
+It holds the authority on who trains, keeps the workers at their number, takes up requests, records what happens.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import ray
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+import raydml.errors
+from raydml.errors import RaydmlError, RunError
+from raydml.membership import Authority, FileLedger, Policy, Server
+from raydml.training.checkpoints import Checkpoints
+from raydml.training.elastic import Meeting, run_member
+from raydml.training.fleet import Fleet
+from raydml.training.placement import Placement
+from raydml.training.record import RunRecord
+from raydml.training.staffing import LEFT, LOST
+from raydml.training.worker import Job
+
+GRACE = 0.25  # seconds that a connection may be closed before its member counts as lost
+ENDINGS = {"left": LEFT, "gone": LOST}
+
+
+def work(job: Job, meeting: Meeting, name: str, device: torch.device) -> str:
+    """What every worker process runs."""
+    ended = run_member(job, meeting, name, ray.get_runtime_context().get_node_id(), device)
+    return ENDINGS.get(ended, ended)
+
+
+class Driver:
+    """One attempt at a job. Enter it, call `tick` until `over`, then `check`; `notes` go with the first event."""
+
+    def __init__(self, job: Job, placement: Placement, notes: str = "") -> None:
+        self._job, self._placement, self._notes = job, placement, notes
+        self._record = RunRecord(job.folder)
+        self._checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
+        self._logged = 0
+
+    def __enter__(self) -> Self:
+        host = ray.util.get_node_ip_address()
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self._server = Server(self._found, host).__enter__()
+        meeting = Meeting(self._server.address, self._store.port)
+        self._fleet = Fleet(partial(work, self._job, meeting), self._placement, self._job.folder / "ray")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell every worker that the run is over, and see that none is left."""
+        self._server.__exit__(kind, error, trace)
+        self._fleet.end()
+        self._log_events()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended, one way or the other."""
+        return self._server.over
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it ended on request, its state kept."""
+        return self._server.outcome == "interrupted"
+
+    def tick(self) -> None:
+        """One turn, a few times a second; never waits."""
+        wanted = self._record.resize_requested()
+        if wanted is not None:
+            self._fleet.resize(wanted)
+        turn = self._fleet.tick(time.monotonic())
+        self._server.ask(lambda authority, now: _tell(authority, turn.leave, turn.dead, now))
+        self._log_events()
+
+    def check(self) -> None:
+        """Raises the error that ended the run, if one did."""
+        failure = self._server.failure
+        if failure is not None:
+            raise _named_error(failure)
+        if self._server.crash is not None:
+            raise self._server.crash
+        if self._server.outcome is None:
+            raise RunError(f"run {self._job.spec.name} was taken over by another driver: that one goes on")
+
+    def _found(self, now: float) -> Authority:
+        spec = self._job.spec
+        patience = spec.parallel.patience
+        policy = Policy(
+            first=self._placement.minimum,
+            most=self._placement.maximum,
+            num_slices=spec.batch.virtual_workers,
+            beat_timeout=patience,
+            grace=GRACE,
+            lease=0.75 * patience,
+            balance=spec.parallel.balance,
+        )
+        ledger = FileLedger(self._job.folder / "membership.json")
+        return Authority(spec.name, ledger, policy, now, self._durable_step, time.time() - now)
+
+    def _durable_step(self) -> int:
+        """The newest whole checkpoint; damaged ones are set aside, and named with the event."""
+        step, skipped = self._checkpoints.newest_whole()
+        self._checkpoints.set_aside_after(step or 0)
+        self._notes = "; ".join([self._notes] * bool(self._notes) + [f"passed over: {problem}" for problem in skipped])
+        return step or 0
+
+    def _log_events(self) -> None:
+        for event in self._server.events[self._logged :]:
+            self._record.log_event(event, self._notes)
+            self._logged, self._notes = self._logged + 1, ""
+
+
+def _tell(authority: Authority, leave: dict[str, str], dead: tuple[str, ...], now: float) -> None:
+    """What the fleet has seen of its workers."""
+    for name, cause in leave.items():
+        authority.drain((name,), now, cause)
+    for name in dead:
+        authority.dead(name, now)
+
+
+def _named_error(failure: dict[str, str]) -> RaydmlError:
+    """The error that a worker told of, by its name."""
+    kind = getattr(raydml.errors, failure["kind"], RunError)
+    return kind(failure["message"])
