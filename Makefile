@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo check test slow bench clean
+.PHONY: help demo check test slow chaos bench clean
 .DEFAULT_GOAL := help
 
 help:   ## list the targets
@@ -24,11 +24,14 @@ check: $(STAMP)   ## ruff, mypy --strict, import directions
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_imports.py
 
-test: $(STAMP)   ## every test but the slow ones
-	$(BIN)/pytest -q -m "not slow" tests
+test: $(STAMP)   ## every test but the slow ones and chaos
+	$(BIN)/pytest -q -m "not slow and not chaos" tests
 
 slow: $(STAMP)   ## the slow tests
 	$(BIN)/pytest -q -m slow tests
+
+chaos: $(STAMP)  ## sixty faults of mixed kinds in one run of real processes
+	$(BIN)/pytest -q -s -m chaos tests
 
 bench: $(STAMP)   ## training speed against a hand-written loop
 	$(BIN)/python benchmarks/training.py

@@ -90,6 +90,15 @@ class Server:
         """End the run with an error."""
         self.ask(lambda authority, now: self._failed(kind, message, now))
 
+    def hang_up(self, member: str) -> None:
+        """Close the connection of a member, which will call again."""
+
+        def close() -> None:
+            if (line := self._lines.get(member)) is not None:
+                line.writer.close()
+
+        self._loop.call_soon_threadsafe(close)
+
     # In the thread.
 
     async def _serve(self) -> None:

@@ -70,6 +70,7 @@ class Fleet:
         self._group_failures = 0
         self._group = self._start_group()
         self._group_nodes: dict[str, str] = {}
+        self._group_stood = False
         self._extras: list[ExtraHandle] = []
         self._next_extra = 0
         self._endings: deque[float] = deque(maxlen=16)
@@ -95,10 +96,11 @@ class Fleet:
             if extra.node in draining or extra.leaving_since is not None:
                 self._ask_to_leave(extra, now)
         seen = [extra.look() for extra in self._extras]
-        # Before the group stands, extras would take its room; once a worker has returned, the run is over.
-        if (self._group_nodes or self._next_extra) and not self._finished:
+        if not self._finished:  # once a worker has returned, the run is over
             may_start = pause(self._endings, now) == 0.0
-            for decision in decide(self._wanted, self._placement.minimum, len(away), seen, may_start):
+            # Before the group stands, an extra that does not fit beside it would take its room.
+            wanted = self._wanted if self._group_stood else min(self._wanted, self._placement.workers)
+            for decision in decide(wanted, self._placement.minimum, len(away), seen, may_start):
                 self._act(decision, now)
         return Turn(
             leave=dict.fromkeys(away, "drain")
@@ -139,6 +141,7 @@ class Fleet:
         if self._group.failure is not None and pause(self._endings, now) == 0.0:
             self._restart_group(now)
         before, self._group_nodes = self._group_nodes, self._group.workers().nodes
+        self._group_stood = self._group_stood or bool(self._group_nodes)
         for name, node in before.items():
             if name not in self._group_nodes:
                 self._gone.append(Gone(name, node, self._watch.count))
