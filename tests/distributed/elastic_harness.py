@@ -110,9 +110,9 @@ class Fleet:
         """Wait until the group has that many members."""
         self.wait(lambda: self.server.view is not None and self.server.view.size == size, f"{size} members")
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait for the end; the run's record."""
-        self.wait(lambda: self.server.over, "the end")
+        self.wait(lambda: self.server.over, "the end", seconds)
         assert self.server.outcome == "succeeded", (self.server.outcome, self.server.failure)
         for process in self.processes.values():
             process.join(10)
