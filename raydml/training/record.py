@@ -59,6 +59,10 @@ class RunRecord:
         """Rules of `watch` that were broken so far: step, rule, action and message of each."""
         return [{"step": line["step"], **line["warning"]} for line in self._metrics.read() if "warning" in line]
 
+    def last_step(self) -> int:
+        """The last step in the metrics, 0 without any."""
+        return max((line["step"] for line in self._metrics.read()), default=0)
+
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and a last line cut short by a kill."""
         if self.metrics_path.exists():
