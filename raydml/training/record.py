@@ -88,7 +88,9 @@ class RunRecord:
             os.rename(self._resize, taken)
         except FileNotFoundError:
             return None
-        return int(taken.read_text())
+        workers = int(taken.read_text())
+        taken.unlink()
+        return workers
 
     def clear_requests(self) -> None:
         """Before a run starts: forget old requests and an old failure."""

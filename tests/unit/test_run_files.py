@@ -180,6 +180,7 @@ def test_a_request_to_resize_is_taken_once_and_the_last_one_counts(tmp_path: Pat
     record.request_resize(3)
     RunRecord(tmp_path).request_resize(12)
     assert [record.resize_requested(), record.resize_requested()] == [12, None]
+    assert not list(tmp_path.iterdir())
     record.request_resize(4)
     record.clear_requests()
     assert record.resize_requested() is None
