@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,11 +183,11 @@ def train(
     root = Path(home).expanduser().resolve() if home else globals()["home"]()
     with _owned(root / "runs" / checked.name, again) as record:
         items = _prepare(checked, root, record, dataset, model)
-        resume, skipped = _resume_step(checked, record, items)
-        _begin(checked, record, items, resume)
-        job = Job(_at_most_usable(checked), record.folder, root, resume, dataset, model)
+        resume = _resume(checked, record, items)
+        _begin(checked, record, items, resume.step)
+        job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
         try:
-            _train_on_ray(job, record, address, listen, skipped)
+            _train_on_ray(job, record, address, listen, resume)
             _finish(checked, record, items, root, model)
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
@@ -291,8 +291,25 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
     return items
 
 
-def _resume_step(spec: JobSpec, record: RunRecord, items: Dataset) -> tuple[int | None, list[str]]:
-    """The newest whole checkpoint, None without any, and what is wrong with newer ones, which are set aside.
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on: the newest whole checkpoint, None without any, and what is wrong with newer ones.
+
+    `lost` are the steps that were logged after it and have to be taken again.
+    """
+
+    step: int | None
+    lost: int
+    passed_over: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """What a person should know of it."""
+        return "; ".join(f"passed over: {problem}" for problem in self.passed_over)
+
+
+def _resume(spec: JobSpec, record: RunRecord, items: Dataset) -> Resume:
+    """What an earlier attempt left.
 
     Raises SpecError or DataError where spec or data are no longer the run's, CheckpointError where none is whole.
     """
@@ -306,14 +323,12 @@ def _resume_step(spec: JobSpec, record: RunRecord, items: Dataset) -> tuple[int 
     checkpoints.sweep()
     if checkpoints.steps() and facts.get("fingerprint") not in (None, items.fingerprint):
         raise DataError("the data changed since this run began: restore it, or --again to start anew")
-    step, skipped = checkpoints.newest_whole()
-    if step is None and skipped:
+    step, damaged = checkpoints.newest_whole()
+    if step is None and damaged:
         raise CheckpointError(
-            f"run {spec.name} has no whole checkpoint: {'; '.join(skipped)}. Restore one, or --again to start anew"
+            f"run {spec.name} has no whole checkpoint: {'; '.join(damaged)}. Restore one, or --again to start anew"
         )
-    if step is not None:
-        checkpoints.set_aside_after(step)
-    return step, skipped
+    return Resume(step, max(0, record.last_step() - (step or 0)), tuple(damaged))
 
 
 def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None) -> None:
@@ -334,7 +349,7 @@ def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None)
 
 
 def _train_on_ray(
-    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None, skipped: Sequence[str]
+    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None, resume: Resume
 ) -> None:
     """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
     if record.read().get("trained"):
@@ -344,8 +359,7 @@ def _train_on_ray(
 
     watch = Watch(record, job.spec, listen)
     watch.say("starting", job.resume or 0)
-    notes = "; ".join(f"passed over: {problem}" for problem in skipped)
-    with cluster(job.spec, address) as placement, Driver(job, placement, notes) as driver:
+    with cluster(job.spec, address) as placement, Driver(job, placement, resume.note, resume.lost) as driver:
         _drive(driver, record, watch)
         driver.check()
         if driver.interrupted:

@@ -18,7 +18,6 @@ Address = Annotated[
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="a run's name under RAYDML_HOME, or its folder", show_default=False)
 ]
-
 Workers = Annotated[int, typer.Argument(metavar="N", min=1, help="workers that it should have", show_default=False)]
 Follow = Annotated[bool, typer.Option("--follow", help="go on with a line for each new one until the run ends")]
 SECONDS_BETWEEN_LOOKS = 0.5

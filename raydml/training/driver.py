@@ -6,6 +6,7 @@ It holds the authority on who trains, keeps the workers at their number, takes u
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -36,10 +37,14 @@ def work(job: Job, meeting: Meeting, name: str, device: torch.device) -> str:
 
 
 class Driver:
-    """One attempt at a job. Enter it, call `tick` until `over`, then `check`; `notes` go with the first event."""
+    """One attempt at a job. Enter it, call `tick` until `over`, then `check`.
 
-    def __init__(self, job: Job, placement: Placement, notes: str = "") -> None:
-        self._job, self._placement, self._notes = job, placement, notes
+    `note` and `lost`, the steps that an earlier attempt took in vain, go with the first event.
+    """
+
+    def __init__(self, job: Job, placement: Placement, note: str = "", lost: int = 0) -> None:
+        self._job, self._placement = job, placement
+        self._notes, self._lost = [note] if note else [], lost
         self._record = RunRecord(job.folder)
         self._checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
         self._logged = 0
@@ -106,15 +111,16 @@ class Driver:
 
     def _durable_step(self) -> int:
         """The newest whole checkpoint; damaged ones are set aside, and named with the event."""
-        step, skipped = self._checkpoints.newest_whole()
+        step, damaged = self._checkpoints.newest_whole()
         self._checkpoints.set_aside_after(step or 0)
-        self._notes = "; ".join([self._notes] * bool(self._notes) + [f"passed over: {problem}" for problem in skipped])
+        self._notes += [f"passed over: {problem}" for problem in damaged]
         return step or 0
 
     def _log_events(self) -> None:
         for event in self._server.events[self._logged :]:
-            self._record.log_event(event, self._notes)
-            self._logged, self._notes = self._logged + 1, ""
+            first = self._logged == 0
+            self._record.log_event(replace(event, lost=self._lost) if first else event, "; ".join(self._notes))
+            self._logged, self._notes = self._logged + 1, []
 
 
 def _tell(authority: Authority, leave: dict[str, str], dead: tuple[str, ...], now: float) -> None:

@@ -61,6 +61,10 @@ class RunRecord:
         """Rules of `watch` that were broken so far: step, rule, action and message of each."""
         return [{"step": line["step"], **line["warning"]} for line in self._metrics.read() if "warning" in line]
 
+    def last_step(self) -> int:
+        """The last step in the metrics, 0 without any."""
+        return max((line["step"] for line in self._metrics.read()), default=0)
+
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will take again, and a last line cut short by a kill."""
         if self.metrics_path.exists():
@@ -112,7 +116,9 @@ class RunRecord:
             os.rename(self._resize, taken)
         except FileNotFoundError:
             return None
-        return int(taken.read_text())
+        workers = int(taken.read_text())
+        taken.unlink()
+        return workers
 
     def clear_requests(self) -> None:
         """Before a run starts: forget old requests and an old failure."""

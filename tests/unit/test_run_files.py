@@ -180,6 +180,7 @@ def test_a_request_to_resize_is_taken_once_and_the_last_one_counts(tmp_path: Pat
     record.request_resize(3)
     RunRecord(tmp_path).request_resize(12)
     assert [record.resize_requested(), record.resize_requested()] == [12, None]
+    assert not list(tmp_path.iterdir())
     record.request_resize(4)
     record.clear_requests()
     assert record.resize_requested() is None
@@ -349,11 +350,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_an
     assert resumed.facts["state_sha256"] == wanted.facts["state_sha256"] and resumed.sha256 == wanted.sha256
     start, resume = resumed.events
     assert (start["cause"], resume["cause"], resume["step"], resume["after"]) == ("start", "resume", 4, 1)
+    assert (resume["lost"], resume["samples_lost"]) == (3, 3 * 32), "steps 5 to 7 were logged and are taken again"
     assert resume["note"].startswith(f"passed over: {newest / 'state.safetensors'} is damaged")
     assert (newest.with_name("damaged-00000006") / "state.safetensors").stat().st_size == 50
     assert not orphan.exists()
     assert resumed.world_size_history == [{"step": 0, "workers": 1}]
-    assert "| workers | 1 from step 0; 1 resume; 0 steps taken again |" in (resumed.model / "README.md").read_text()
+    assert "| workers | 1 from step 0; 1 resume; 3 steps taken again |" in (resumed.model / "README.md").read_text()
     assert resumed.summary()["events"] == resumed.events
     with pytest.raises(RunExists, match="run small is finished"):
         train(job(images))
