@@ -11,7 +11,7 @@ from raydml.membership.simulation.world import Connection, Process
 if TYPE_CHECKING:
     from raydml.membership.simulation.run import Run
 
-TURN = 0.7
+TURN = 0.8
 """Seconds between turns without a message."""
 
 
