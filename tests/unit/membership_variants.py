@@ -167,14 +167,11 @@ class FinishesForAnother(Authority):
         self.over = True
 
 
-class ForgetsLeasesOfThoseWhoCameBack(Authority):
-    """A member that was told to be gone was no longer reckoned with, though its lease ran on."""
+class EvictsAfterItsSleep(Authority):
+    """An authority that was suspended took everybody for lost when it went on, and formed a group without them."""
 
-    def _is_gone(self, name: str, epoch: int, now: float) -> bool:
-        gone = super()._is_gone(name, epoch, now)
-        if gone:
-            self._former.pop(name, None)
-        return gone
+    def _wake(self, now: float) -> None:
+        pass
 
 
 BROKEN: dict[str, Parts] = {
@@ -195,5 +192,5 @@ BROKEN: dict[str, Parts] = {
     "forgets old members": Parts(authority=ForgetsOldMembers),
     "waits for more than its size": Parts(authority=WaitsForMoreThanItsSize),
     "finishes for another": Parts(authority=FinishesForAnother),
-    "forgets leases of those who came back": Parts(authority=ForgetsLeasesOfThoseWhoCameBack),
+    "evicts after its sleep": Parts(authority=EvictsAfterItsSleep),
 }

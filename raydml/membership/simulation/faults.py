@@ -88,9 +88,11 @@ def second_authority(run: Run) -> bool:
 
 
 def suspend(run: Run) -> bool:
-    """A worker is stopped, and goes on later without knowing."""
+    """A worker is stopped, often between a beat and its answer, and goes on later without knowing."""
     worker = somebody(run)
     if worker:
+        if run.random.random() < 0.5:
+            worker.send_beat()
         worker.troubled = True
         worker.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.0, 6.0))
     return worker is not None
@@ -146,6 +148,7 @@ def drop_connections(run: Run) -> bool:
     dropped = run.living if run.random.random() < 0.4 else run.living[:1]
     for worker in dropped:
         if worker.connection is not None:
+            worker.troubled = True
             run.close(worker.connection)
     return bool(dropped)
 

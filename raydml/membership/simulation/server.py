@@ -47,6 +47,8 @@ class Server(Process):
         if finished:
             self.authority.finish(self.clock())
             self.world.over = self.authority.over
+            rules = not self.world.over or self.authority.token == self.world.ledger.record.token
+            check(rules, "a run was ended without the lease", self.name)
         pulse = self.authority.beat(beat, self.clock())
         worker = connection.worker
         self.world.send(connection, worker, worker.pulsed, (pulse, sent))
