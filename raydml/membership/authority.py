@@ -55,6 +55,7 @@ class Authority:
         self._leaving: dict[str, str] = {}  # who is to leave -> drain or resize
         self._reached = self._record.step
         self._changing = bool(self._joined)
+        self._awake = now  # when it last did anything
 
     @property
     def token(self) -> int:
@@ -66,6 +67,7 @@ class Authority:
     def report(self, report: Report, now: float) -> View | None:
         """A member comes for a view; the present one if it belongs there already, else None until `tick` closes one."""
         name = report.member
+        self._wake(now)
         if self.over or self.deposed or self._is_gone(name, report.epoch, now):
             return None
         if self.view is not None and name in self._joined and report.epoch < self.epoch:
@@ -79,6 +81,7 @@ class Authority:
 
     def beat(self, beat: Beat, now: float) -> Pulse:
         """A sign of life; the answer grants a lease, unless the member is gone or this authority is deposed."""
+        self._wake(now)
         if self.over:
             return Pulse("over", self.epoch, 0.0)
         if not self._rules():
@@ -143,6 +146,7 @@ class Authority:
 
     def tick(self, now: float) -> View | None:
         """Close a view when nobody has to be waited for. A ledger that another one took makes this one deposed."""
+        self._wake(now)
         if self.over or self.deposed:
             return None
         if len(self._seats) > len(self._joined):
@@ -242,6 +246,14 @@ class Authority:
         for cause, members in why:
             sizes = (len(group), len(chosen))
             self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, lost, members))
+
+    def _wake(self, now: float) -> None:
+        """Give members the time back in which this process was suspended and could not have heard them."""
+        missed, self._awake = now - self._awake, now
+        if missed > self.policy.beat_timeout / 3:
+            for seat in self._seats.values():
+                seat.heard += missed
+                seat.closed = None if seat.closed is None else seat.closed + missed
 
     def _rules(self) -> bool:
         """Whether nobody has taken the ledger; once it was taken this authority is deposed for good."""

@@ -75,7 +75,7 @@ def kill_authority(run: Run) -> bool:
     if not run.server.alive:
         return False
     run.server.stop()
-    run.after(0.2 + 4.0 * run.random.random(), None, run.replace_server)
+    run.after(0.2 + 2.5 * run.random.random(), None, run.replace_server)
     return True
 
 
@@ -88,17 +88,19 @@ def second_authority(run: Run) -> bool:
 
 
 def suspend(run: Run) -> bool:
-    """A worker is stopped, and goes on later without knowing."""
+    """A worker is stopped, often between a beat and its answer, and goes on later without knowing."""
     worker = somebody(run)
     if worker:
+        if run.random.random() < 0.5:
+            worker.send_beat()
         worker.troubled = True
-        worker.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.0, 7.0))
+        worker.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.0, 6.0))
     return worker is not None
 
 
 def suspend_authority(run: Run) -> bool:
     """The authority's process is stopped, and goes on later without knowing."""
-    run.server.asleep_until = run.now + run.random.choice((0.3, 2.0, 5.0))
+    run.server.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.5))
     return run.server.alive
 
 
@@ -106,13 +108,13 @@ def cut(run: Run) -> bool:
     """A worker and the authority hear each other no more, or only one of them does."""
     worker = somebody(run)
     if worker:
-        isolate(run, worker, 1.0 + 8.0 * run.random.random(), run.random.choice(("in", "out", "both")))
+        isolate(run, worker, 1.0 + 6.0 * run.random.random(), run.random.choice(("in", "out", "both")))
     return worker is not None
 
 
 def cut_group(run: Run) -> bool:
     """All workers are cut off from the authority; new ones that arrive are not."""
-    seconds = 3.0 + 8.0 * run.random.random()
+    seconds = 3.0 + 5.0 * run.random.random()
     for worker in run.living:
         isolate(run, worker, seconds, "both")
     run.after(2.0 * run.random.random(), None, run.spawn)
@@ -141,13 +143,14 @@ def cut_workers(run: Run) -> bool:
     return True
 
 
-def drop_connection(run: Run) -> bool:
-    """A worker's connection to the authority breaks."""
-    worker = somebody(run)
-    if worker is None or worker.connection is None:
-        return False
-    run.close(worker.connection)
-    return True
+def drop_connections(run: Run) -> bool:
+    """A worker's connection to the authority breaks, or those of all."""
+    dropped = run.living if run.random.random() < 0.4 else run.living[:1]
+    for worker in dropped:
+        if worker.connection is not None:
+            worker.troubled = True
+            run.close(worker.connection)
+    return bool(dropped)
 
 
 def break_collective(run: Run) -> bool:
@@ -205,7 +208,7 @@ FAULTS: dict[str, Callable[[Run], bool]] = {
     "cut": cut,
     "cut group": cut_group,
     "cut workers": cut_workers,
-    "drop connection": drop_connection,
+    "drop connections": drop_connections,
     "break collective": break_collective,
     "slow": slow,
     "join": join,
@@ -219,7 +222,7 @@ KINDS = (*FAULTS, *("kill at a moment",) * 4)
 def plan(run: Run) -> None:
     """One to six faults in the first seconds of a run; each that really hits is counted."""
     for _ in range(run.random.randint(1, 6)):
-        run.after(0.3 + 5.0 * run.random.random(), None, strike, run, run.random.choice(KINDS))
+        run.after(0.2 + 4.0 * run.random.random(), None, strike, run, run.random.choice(KINDS))
 
 
 def strike(run: Run, kind: str) -> None:

@@ -15,10 +15,11 @@ Kind = Literal["reduce", "vote"]
 class Collective:
     """One reduction or vote: who has taken part so far, and whether one of them asked for a change."""
 
-    __slots__ = ("change", "joined")
+    __slots__ = ("change", "digests", "joined")
 
     def __init__(self) -> None:
         self.joined: list[tuple[Worker, int]] = []
+        self.digests: set[str] = set()
         self.change = False
 
 
@@ -30,30 +31,31 @@ class Group:
         self.workers: dict[str, Worker] = {}
         self.left: set[str] = set()
         self._collectives: dict[tuple[int | None, Kind], Collective] = {}
-        self._receivers: list[Worker] = []
+        self._receivers: list[tuple[Worker, int]] = []
 
     def enter(self, worker: Worker) -> None:
         """A member has adopted the view; state begins to flow when its source has."""
         self.workers[worker.name] = worker
         if worker.name == self.view.source:
-            for receiver in self._receivers:
-                self._transfer(receiver)
+            for receiver, turn in self._receivers:
+                self._transfer(receiver, turn)
 
     def receive(self, worker: Worker) -> None:
         """A member needs the state of the view's step."""
-        self._receivers.append(worker)
+        self._receivers.append((worker, worker.turn))
         if self.view.source in self.workers:
-            self._transfer(worker)
+            self._transfer(worker, worker.turn)
 
-    def _transfer(self, receiver: Worker) -> None:
+    def _transfer(self, receiver: Worker, turn: int) -> None:
+        if turn != receiver.turn:
+            return
         world = receiver.world
         source = self.workers[self.view.source or ""]
         seconds = 0.1 + 0.8 * world.random.random() + world.delay(source.name, receiver.name)
         receiver.transfer_begins(source)
+        state = (source.member.step, source.member.digest)
         world.after(seconds / 2, source, world.moment, "transfer", source)
-        world.after(
-            seconds, receiver, receiver.received, receiver.turn, source, source.member.step, source.member.digest
-        )
+        world.after(seconds, receiver, receiver.received, turn, source, *state)
 
     def take_part(self, worker: Worker, kind: Kind) -> None:
         """A member starts a collective; it learns later whether that completed or failed, or nothing."""
@@ -63,6 +65,7 @@ class Group:
         if collective is None:
             collective = self._collectives[key] = Collective()
         collective.joined.append((worker, worker.turn))
+        collective.digests.add(worker.member.digest)
         collective.change |= worker.change
         if len(collective.joined) == self.view.size:
             world.oracle.complete(self.view.epoch, kind, collective)

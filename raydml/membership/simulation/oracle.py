@@ -63,6 +63,7 @@ class Oracle:
         """A member holds the state of a step and trains on from it in this epoch."""
         check(steps(digest) == step, "a step was used twice or not at all", step, digest)
         known = self._states.setdefault((epoch, step), digest)
+        check(step >= self.views[epoch].step, "a member trains from before its view", epoch, step, self.views[epoch])
         check(known == digest, "two states of one step in one epoch", epoch, step, known, digest)
         if epoch == self.epoch:
             self.base = digest
@@ -72,9 +73,8 @@ class Oracle:
         """All members took part in a collective; the first one of step t acknowledges all before t."""
         if kind != "reduce":
             return
-        digests = {worker.member.digest for worker, _ in collective.joined}
-        check(len(digests) == 1, "members reduce with different states", epoch, digests)
-        digest = digests.pop()
+        check(len(collective.digests) == 1, "members reduce with different states", epoch, collective.digests)
+        (digest,) = collective.digests
         if epoch == self.epoch:
             check(digest.startswith(self.acknowledged), "two decisions on one step", digest, self.acknowledged)
             self.acknowledged = digest

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from raydml.membership.authority import Authority
-from raydml.membership.ledger import Ledger, MemoryLedger
+from raydml.membership.ledger import MemoryLedger
 from raydml.membership.member import Member
 from raydml.membership.policy import Policy
 from raydml.membership.simulation.group import Group
@@ -38,13 +38,13 @@ class Run(World):
             duplication=random.choice((0.0, 0.0, 0.05)),
         )
         self.parts = parts
-        self.steps = random.randint(3, 8)
+        self.steps = random.randint(2, 7)
         self.checkpoint_every = random.randint(1, 3)
         size = random.randint(1, 4)
         self.policy = Policy(
             first=size, most=random.randint(size, 5), num_slices=5, beat_timeout=3.5, grace=0.5, lease=2.2
         )
-        self.ledger: Ledger = parts.ledger()
+        self.ledger = parts.ledger()
         self.oracle = Oracle()
         self.groups: dict[int, Group] = {}
         self.workers: dict[str, Worker] = {}
@@ -72,7 +72,7 @@ class Run(World):
                 self.close(worker.connection)
             if self.random.random() < 0.7:
                 self.after(0.3 * self.random.random(), self.server, self.server.proven_dead, worker.name)
-        self.after(0.5 + 3.0 * self.random.random(), None, self.spawn)
+        self.after(0.3 + 2.0 * self.random.random(), None, self.spawn)
 
     def gone(self, worker: Worker) -> None:
         """A member was told that it belongs to the run no more: its process ends; another comes where one is missed."""

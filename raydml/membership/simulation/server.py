@@ -11,7 +11,7 @@ from raydml.membership.simulation.world import Connection, Process
 if TYPE_CHECKING:
     from raydml.membership.simulation.run import Run
 
-TURN = 0.7
+TURN = 0.8
 """Seconds between turns without a message."""
 
 
@@ -47,6 +47,8 @@ class Server(Process):
         if finished:
             self.authority.finish(self.clock())
             self.world.over = self.authority.over
+            rules = not self.world.over or self.authority.token == self.world.ledger.record.token
+            check(rules, "a run was ended without the lease", self.name)
         pulse = self.authority.beat(beat, self.clock())
         worker = connection.worker
         self.world.send(connection, worker, worker.pulsed, (pulse, sent))

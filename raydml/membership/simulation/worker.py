@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from raydml.errors import StaleView
 from raydml.membership.messages import Beat, Pulse, View
 from raydml.membership.simulation.group import Collective, Group, Kind
+from raydml.membership.simulation.oracle import check
 from raydml.membership.simulation.world import Connection, Process
 
 if TYPE_CHECKING:
     from raydml.membership.simulation.run import Run
 
-BEAT = 1.0
-SILENCE = 2.1
+BEAT = 1.2
+SILENCE = 2.5
 """Seconds without a pulse after which a worker gives its connection up."""
 
 
@@ -58,10 +59,10 @@ class Worker(Process):
         """The connection broke: open another."""
         if connection is self.connection:
             self.connection = None
-            self.world.after(0.3 * self.world.random.random(), self, self.connect)
+            self.world.after(1.2 * self.world.random.random() ** 3, self, self.connect)
 
     def beat(self) -> None:
-        """Every second, whatever the training does."""
+        """Every BEAT seconds, whatever the training does."""
         if self.connection is not None and self.clock() - self._heard > SILENCE:
             self.world.close(self.connection)
             self.closed(self.connection)
@@ -91,7 +92,8 @@ class Worker(Process):
             self.granted(pulse, sent)
         if pulse.standing == "gone":
             self.world.gone(self)
-        elif self.group is not None and pulse.epoch >= self.member.epoch:
+            return
+        if self.group is not None and pulse.epoch >= self.member.epoch:
             if pulse.standing == "broken":
                 self.abort()
             elif pulse.standing == "change":
@@ -121,6 +123,7 @@ class Worker(Process):
             self.member.commit(self._kept)
         self.group.enter(self)
         if action == "receive":
+            check(self.member.step is None, "a survivor had to be given the state", self.member, view)
             self.group.receive(self)
         elif action == "restore":
             world.after(0.1 + world.random.random(), self, self.restored, self.turn, view.step)

@@ -101,6 +101,7 @@ class World:
         worker, server = connection.worker, connection.server
         source = worker if target is server else server
         if self.loss and self.random.random() < self.loss:
+            worker.troubled = True
             self.close(connection)
             return
         self.after(self.delay(source.name, target.name), target, action, connection, message)
@@ -112,6 +113,5 @@ class World:
         if connection.open:
             connection.open = False
             worker, server = connection.worker, connection.server
-            worker.troubled = True
             self.after(self.delay(worker.name, server.name), server, server.closed, connection)
             self.after(self.delay(server.name, worker.name), worker, worker.closed, connection)
