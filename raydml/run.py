@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from raydml.card import write_card
-from raydml.data import Dataset, open_dataset
+from raydml.data import Dataset, open_dataset, sampling_plan
 from raydml.environment import describe_environment
 from raydml.errors import (
     CheckpointError,
@@ -35,7 +36,7 @@ from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit
 from raydml.progress import Progress, Watch
 from raydml.search import Collection
-from raydml.spec import CustomData, JobSpec, ManifestData
+from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
@@ -187,7 +188,7 @@ def train(
         _begin(checked, record, items, resume.step)
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
         try:
-            _train_on_ray(job, record, address, listen, resume)
+            _train_on_ray(job, record, items, address, listen, resume)
             _finish(checked, record, items, root, model)
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
@@ -349,7 +350,12 @@ def _begin(spec: JobSpec, record: RunRecord, items: Dataset, resume: int | None)
 
 
 def _train_on_ray(
-    job: Job, record: RunRecord, address: str | None, listen: Callable[[Progress], None] | None, resume: Resume
+    job: Job,
+    record: RunRecord,
+    items: Dataset,
+    address: str | None,
+    listen: Callable[[Progress], None] | None,
+    resume: Resume,
 ) -> None:
     """One attempt, watched from here. Raises Interrupted, or the error that stopped it."""
     if record.read().get("trained"):
@@ -359,13 +365,24 @@ def _train_on_ray(
 
     watch = Watch(record, job.spec, listen)
     watch.say("starting", job.resume or 0)
-    with cluster(job.spec, address) as placement, Driver(job, placement, resume.note, resume.lost) as driver:
+    with (
+        cluster(job.spec, address) as placement,
+        Driver(job, placement, partial(_batch, job.spec, items), resume.note, resume.lost) as driver,
+    ):
         _drive(driver, record, watch)
         driver.check()
         if driver.interrupted:
             raise Interrupted(
                 f"run {job.spec.name} was stopped after a checkpoint; the same command goes on from there"
             )
+
+
+def _batch(spec: JobSpec, items: Dataset, step: int) -> list[str]:
+    """Ids of the items of a step's batch; none where the plan learns what it draws from the model."""
+    if isinstance(spec.batch.sampling, HardClasses):
+        return []
+    rows = items.indices("train")[sampling_plan(items, spec.batch, spec.seed).batch(step)]
+    return [items.items.ids[row] for row in rows]
 
 
 def _drive(driver: Driver, record: RunRecord, watch: Watch) -> None:

@@ -343,7 +343,7 @@ class TolerateSpec(Frozen):
         300, ge=0, le=100_000, description="workers that may leave with notice within any hour; one more stops the run"
     )
     poison: int = Field(
-        3, ge=1, le=1000, description="workers that die at one and the same step until the run stops with its batch"
+        3, ge=2, le=1000, description="workers that die at one and the same step until the run stops with its batch"
     )
     failed_saves: int = Field(
         3, ge=0, le=1000, description="checkpoints in a row that may fail to be written; one more stops the run"

@@ -59,16 +59,20 @@ class Budget:
     _times: dict[Kind, deque[float]] = field(default_factory=lambda: {"death": deque(), "leaving": deque()})
     _killed: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def died(self, member: str, step: int, now: float) -> Within | Spent | Poisoned:
-        """A worker was lost while the step after `step` committed ones was computed."""
+    def died(self, members: tuple[str, ...], step: int, now: float) -> Within | Spent | Poisoned:
+        """Workers were lost while the step after `step` committed ones was computed.
+
+        Of several at once one counts towards poison: a node took them, no batch.
+        """
         for earlier in [earlier for earlier in self._killed if earlier < step]:
             del self._killed[earlier]  # it was passed: whatever killed workers there was not its batch
         victims = self._killed[step]
-        if member not in victims:
-            victims.append(member)
+        if members[0] not in victims:
+            victims.append(members[0])
         if len(victims) >= self.limits.poison:
             return Poisoned(step, tuple(victims))
-        return self._count("death", now)
+        verdicts = [self._count("death", now) for _ in members]
+        return verdicts[-1]
 
     def left(self, member: str, now: float) -> Within | Spent:
         """A worker left as it was asked to, or with notice."""

@@ -6,6 +6,7 @@ It holds the authority on who trains, keeps the workers at their number, takes u
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -17,7 +18,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import raydml.errors
 from raydml.errors import RaydmlError, RunError
-from raydml.membership import Authority, FileLedger, Policy, Server
+from raydml.membership import Authority, Event, FileLedger, Policy, Server
+from raydml.membership.budget import Budget, Limits, Poisoned, Spent
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.elastic import Meeting, run_member
 from raydml.training.fleet import Fleet
@@ -39,11 +41,16 @@ def work(job: Job, meeting: Meeting, name: str, device: torch.device) -> str:
 class Driver:
     """One attempt at a job. Enter it, call `tick` until `over`, then `check`.
 
-    `note` and `lost`, the steps that an earlier attempt took in vain, go with the first event.
+    `items` names the items of a step's batch. `note` and `lost`, the steps that an earlier attempt took in vain, go
+    with the first event.
     """
 
-    def __init__(self, job: Job, placement: Placement, note: str = "", lost: int = 0) -> None:
-        self._job, self._placement = job, placement
+    def __init__(
+        self, job: Job, placement: Placement, items: Callable[[int], list[str]], note: str = "", lost: int = 0
+    ) -> None:
+        self._job, self._placement, self._items = job, placement, items
+        tolerate = job.spec.parallel.tolerate
+        self._budget = Budget(Limits(tolerate.failures_per_hour, tolerate.preemptions_per_hour, poison=tolerate.poison))
         self._notes, self._lost = [note] if note else [], lost
         self._record = RunRecord(job.folder)
         self._checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
@@ -121,6 +128,41 @@ class Driver:
             first = self._logged == 0
             self._record.log_event(replace(event, lost=self._lost) if first else event, "; ".join(self._notes))
             self._logged, self._notes = self._logged + 1, []
+            self._judge(event)
+
+    def _judge(self, event: Event) -> None:
+        """Stop a run that loses workers faster than it may, or whose batch kills them."""
+        if not event.members:
+            return
+        if event.cause in ("death", "lost"):
+            verdict = self._budget.died(event.members, event.step + event.lost, event.time)
+        elif event.cause == "drain":
+            verdict = [self._budget.left(member, event.time) for member in event.members][-1]
+        else:
+            return
+        if isinstance(verdict, Spent):
+            self._server.fail("RunError", _spent(verdict))
+        elif isinstance(verdict, Poisoned):
+            self._server.fail("RunError", f"{_poisoned(verdict)}{self._suspects(verdict.step)}")
+
+    def _suspects(self, step: int) -> str:
+        items = self._items(step)
+        return f": {', '.join(items[:16])}{' ...' if len(items) > 16 else ''}" if items else ""
+
+
+def _spent(verdict: Spent) -> str:
+    kind, key = ("lost", "failures") if verdict.kind == "death" else ("left with notice", "preemptions")
+    return (
+        f"{verdict.count} workers {kind} within an hour, and parallel.tolerate.{key}_per_hour is {verdict.limit}. The "
+        f"checkpoints are kept: mend the machines, or raise the limit, and the same command goes on"
+    )
+
+
+def _poisoned(verdict: Poisoned) -> str:
+    return (
+        f"step {verdict.step} killed {len(verdict.members)} workers one after another (parallel.tolerate.poison): its "
+        f"batch is to blame, or its memory. The checkpoints are kept. Items of the batch"
+    )
 
 
 def _tell(authority: Authority, leave: dict[str, str], dead: tuple[str, ...], now: float) -> None:

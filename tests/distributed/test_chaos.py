@@ -45,7 +45,7 @@ class Chaos:
             "hang_up": self.hang_up,
         }
         members = self.members()
-        if len(members) < 2 or len(self.fleet.living()) < LARGEST and self.draw.random() < 0.4:
+        if len(members) < 2 or (len(self.fleet.living()) < LARGEST and self.draw.random() < 0.4):
             return self.join()
         kind = self.draw.choice(sorted(kinds))
         kinds[kind](self.draw.choice(members))
