@@ -73,9 +73,9 @@ class Training:
         return self.run
 
 
-def group_worker(event: dict[str, Any]) -> int:
-    """Process of a worker that Ray Train placed: its name ends with it."""
-    (name,) = (name for name in event["members"] if name.startswith("group-"))
+def group_worker(events: list[dict[str, Any]]) -> int:
+    """Process of the worker that Ray Train placed: its name ends with it."""
+    (name,) = {name for event in events for name in event["members"] if name.startswith("group-")}
     return int(name.rpartition("-")[2])
 
 
@@ -83,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_a_resized_run_shrinks_without_a_trace(t
     data = write_images(tmp_path)
     training = Training(job(data, "disturbed", min=1, max=2), home)
     training.wait(lambda events: any(event["after"] == 2 for event in events), "the second worker")
-    os.kill(group_worker(training.events()[0]), signal.SIGKILL)
+    os.kill(group_worker(training.events()), signal.SIGKILL)
     training.wait(lambda events: events[-1]["cause"] == "join" and events[-1]["before"] == 1, "Ray's replacement")
     with pytest.raises(SpecError, match="1 to"):
         raydml.resize("disturbed", 3)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from raydml.membership import Node, Roster, Tree, View, parents, share
+from raydml.membership import Node, Tree, deal, parents, share
 
 SIZES = range(1, 18)
 
@@ -28,62 +28,6 @@ def subsets(num_slices: int) -> list[tuple[int, ...]]:
     return [tuple(sorted(draw.sample(range(num_slices), draw.randrange(num_slices + 1)))) for _ in range(100)]
 
 
-# Roster
-
-
-def test_a_view_closes_when_the_last_expected_worker_arrives() -> None:
-    roster = Roster(expected=3)
-    assert roster.arrive("worker-2", 0) is None
-    assert roster.arrive("worker-0", 0) is None
-    assert roster.view is None
-    view = roster.arrive("worker-1", 0)
-    assert view == View(1, ("worker-0", "worker-1", "worker-2"), 0, "worker-0")
-    assert roster.view is view
-
-
-def test_a_worker_expected_alone_closes_the_view_at_once() -> None:
-    assert Roster(expected=1).arrive("worker-0", 7) == View(1, ("worker-0",), 7, "worker-0")
-
-
-def test_arriving_twice_before_the_view_closes_changes_nothing() -> None:
-    roster = Roster(expected=2)
-    assert roster.arrive("a", 4) is None
-    assert roster.arrive("a", 4) is None
-    assert roster.arrive("b", 4) == View(1, ("a", "b"), 4, "a")
-
-
-def test_arriving_again_after_the_view_closed_gives_the_same_view() -> None:
-    roster = Roster(expected=2)
-    roster.arrive("a", 4)
-    view = roster.arrive("b", 4)
-    assert roster.arrive("a", 4) is view
-    assert roster.arrive("b", 4) is view
-    assert roster.epoch == 1
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(("a", "b", "c", "d"))))
-def test_the_source_is_the_smallest_worker_of_the_highest_step_whoever_comes_first(order: tuple[str, ...]) -> None:
-    roster = Roster(expected=4)
-    steps = {"a": 3, "b": 9, "c": 9, "d": 0}
-    views = [roster.arrive(worker, steps[worker]) for worker in order]
-    assert views == [None, None, None, View(1, ("a", "b", "c", "d"), 9, "b")]
-
-
-def test_epochs_rise_from_one_generation_of_workers_to_the_next() -> None:
-    roster = Roster(expected=2)
-    for epoch in (1, 2, 3):
-        assert roster.arrive(f"first-{epoch}", epoch) is None
-        view = roster.arrive(f"second-{epoch}", epoch)
-        assert view is not None
-        assert (view.epoch, view.members, view.step) == (epoch, (f"first-{epoch}", f"second-{epoch}"), epoch)
-
-
-def test_ranks_follow_the_order_of_the_members() -> None:
-    view = View(1, ("a", "b", "c"), 0, "a")
-    assert view.size == 3
-    assert [view.rank(worker) for worker in view.members] == [0, 1, 2]
-
-
 # Shares
 
 
@@ -95,6 +39,13 @@ def test_the_workers_shares_cover_all_slices_exactly_once_in_order(num_slices: i
         sizes = [len(part) for part in shares]
         assert min(sizes) >= 1
         assert max(sizes) - min(sizes) <= 1
+
+
+def test_slices_are_dealt_by_speed_each_worker_at_least_one() -> None:
+    assert deal([1.0, 1.0], 8) == (4, 4)
+    assert deal([3.0, 1.0], 8) == (6, 2)
+    assert deal([100.0, 1.0, 1.0], 8) == (6, 1, 1)
+    assert deal([0.0, 0.0, 0.0], 8) == tuple(len(share(rank, 3, 8)) for rank in range(3)), "unknown speeds: equal"
 
 
 # Tree

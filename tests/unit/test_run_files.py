@@ -31,7 +31,8 @@ from raydml.parallel import Group, fit, world_sizes
 from raydml.progress import Progress, Watch
 from raydml.run import driven, find_run, train
 from raydml.spec import JobSpec
-from raydml.training import history, placement
+from raydml.training import driver, history, placement
+from raydml.training.checkpoints import Checkpoints
 from raydml.training.placement import Placement
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, Worker
@@ -251,7 +252,7 @@ def test_what_a_run_tolerates_and_how_slices_are_dealt_does_not_stand_in_the_dig
     other = {
         "balance": "measured",
         "patience": 30,
-        "tolerate": {"failures_per_hour": 0, "preemptions_per_hour": 9, "poison": 1, "failed_saves": 0},
+        "tolerate": {"failures_per_hour": 0, "preemptions_per_hour": 9, "poison": 2, "failed_saves": 0},
     }
     assert small_spec(Path("images.npz"), parallel=other).digest() == plain.digest()
     assert small_spec(Path("images.npz"), parallel={"numerics": "fast"}).digest() != plain.digest()
@@ -309,22 +310,41 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     @contextmanager
     def cluster(*_: object) -> Iterator[Placement]:
-        yield Placement(1, False, {})
+        yield Placement(1, False, {}, 1, 1)
 
-    def here(job: Job, placed: Placement, record: RunRecord, watch: Watch) -> None:
-        worker = Worker(job, Group(0, 1, job.spec.batch.virtual_workers), torch.device("cpu"))
-        log = worker.record.log
+    class Here:
+        """Drives a run by training it in this process."""
 
-        def log_and_die(**values: Any) -> None:
-            log(**values)
-            if values["step"] == plan["stop"]:
-                raise KeyboardInterrupt
+        over = True
 
-        worker.record.log = log_and_die  # type: ignore[method-assign]
-        record.change(attempt=worker.run())
+        def __init__(self, job: Job, placed: Placement, items: object, note: str, lost: int) -> None:
+            self.job, self.note, self.lost = job, note, lost
+
+        def __enter__(self) -> Here:
+            job = self.job
+            plan["most"] = job.spec.parallel.workers.max
+            worker = Worker(job, Group(0, 1, job.spec.batch.virtual_workers), torch.device("cpu"))
+            log, cause = worker.record.log, "start" if job.resume is None else "resume"
+            worker.record.log_event(Event(1.0, 1, job.resume or 0, cause, 0, 1, lost=self.lost), self.note)
+            Checkpoints(job.folder / "checkpoints", 2).set_aside_after(job.resume or 0)
+
+            def log_and_die(**values: Any) -> None:
+                log(**values)
+                if values["step"] == plan["stop"]:
+                    raise KeyboardInterrupt
+
+            worker.record.log = log_and_die  # type: ignore[method-assign]
+            self.interrupted = worker.run() == "interrupted"
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing was started."""
+
+        def check(self) -> None:
+            """An error would have been raised already."""
 
     monkeypatch.setattr(placement, "cluster", cluster)
-    monkeypatch.setattr(run, "_wait", here)
+    monkeypatch.setattr(driver, "Driver", Here)
     return plan
 
 
@@ -378,16 +398,6 @@ def test_a_run_without_any_whole_checkpoint_does_not_begin_anew_by_itself(
     assert train(job(images), again=True).state == "succeeded"
 
 
-def test_workers_beyond_the_slices_are_never_asked_for(
-    images: Path, monkeypatch: pytest.MonkeyPatch, without_ray: dict[str, int]
-) -> None:
-    seen: list[int] = []
-
-    def look(job: Job, *_: object) -> None:
-        seen.append(job.spec.parallel.workers.max)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "_wait", look)
-    with pytest.raises(KeyboardInterrupt):
-        train(job(images, parallel={"workers": {"min": 1, "max": 30}}))
-    assert seen == [8]
+def test_workers_beyond_the_slices_are_never_asked_for(images: Path, home: Path, without_ray: dict[str, int]) -> None:
+    train(job(images, parallel={"workers": {"min": 1, "max": 30}}))
+    assert without_ray["most"] == 8
