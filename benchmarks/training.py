@@ -27,9 +27,8 @@ from whole_run import whole_run
 from raydml.data import open_dataset
 from raydml.demo import demo_spec
 from raydml.environment import git_state, package_versions
-from raydml.membership import View
 from raydml.spec import AugmentSpec, JobSpec
-from raydml.training.process_group import form_group, leave_group
+from raydml.training.process_group import fixed_group
 
 WORKERS = 2
 WARM_UP = 5
@@ -49,9 +48,8 @@ def work(rank: int, spec: JobSpec, rounds: int, steps: int, home: Path, results:
     """One worker: alternate the contenders, hand the costs of all workers to the parent."""
     warnings.simplefilter("ignore")  # torch tells of deprecations in each process
     torch.set_num_threads(1)
-    names = tuple(f"worker-{index}" for index in range(WORKERS))
     store = dist.FileStore(str(home / "store"), WORKERS)
-    group = form_group(View(1, names, 0, names[0]), names[rank], spec.batch.virtual_workers, store, "gloo")
+    formed, group = fixed_group(rank, WORKERS, spec.batch.virtual_workers, store)
     contenders = build_contenders(spec, open_dataset(spec.data, home), group)
     for contender in contenders.values():
         contender.take(WARM_UP)
@@ -63,7 +61,7 @@ def work(rank: int, spec: JobSpec, rounds: int, steps: int, home: Path, results:
     everything = group.objects(taken)
     if rank == 0:
         results.put((everything, {name: contender.losses for name, contender in contenders.items()}))
-    leave_group()
+    formed.leave()
 
 
 def compare(spec: JobSpec, rounds: int, steps: int, home: Path) -> tuple[list[list[Round]], dict[str, list[float]]]:

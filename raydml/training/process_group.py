@@ -71,6 +71,18 @@ class ProcessGroup:
         self._store = None
 
 
+def fixed_group(
+    rank: int, size: int, num_slices: int, store: Store, backend: str = "gloo"
+) -> tuple[ProcessGroup, Group]:
+    """Form a group that does not change, of processes that know their ranks: for benchmarks and tests."""
+    group = Group(rank, size, num_slices)
+    names = tuple(f"worker-{other:05d}" for other in range(size))
+    deal = tuple(len(group.share(other)) for other in range(size))
+    processes = ProcessGroup(lambda: store, backend)
+    processes.form(View("fixed", 1, names, deal, 0, None), names[rank], group)
+    return processes, group
+
+
 def _sockets() -> dict[int, int]:
     """This process's network connections: inode -> descriptor."""
     found = {}

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raydml.membership import View
 from raydml.parallel import Group
 from raydml.spec import JobSpec
-from raydml.training.process_group import ProcessGroup
+from raydml.training.process_group import fixed_group
 from raydml.training.worker import Job, Worker
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -31,12 +30,8 @@ def _child(
     rank: int, size: int, slices: int, store: str, work: Callable[..., Any], given: Any, pipe: Connection
 ) -> None:
     torch.set_num_threads(1)
-    names = tuple(f"worker-{index}" for index in range(size))
     try:
-        group = Group(rank, size, slices)
-        processes = ProcessGroup(lambda: dist.FileStore(store, size), "gloo")
-        deal = tuple(len(group.share(other)) for other in range(size))
-        processes.form(View("test", 1, names, deal, 0, None), names[rank], group)
+        processes, group = fixed_group(rank, size, slices, dist.FileStore(store, size))
         pipe.send((True, work(group, given)))
         processes.leave()
     except BaseException:
