@@ -21,8 +21,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import raydml
+from raydml.errors import Interrupted
 from raydml.training.placement import TRAIN_ENVIRONMENT
 from raydml.training.record import read_lines
 
@@ -133,10 +135,8 @@ class Ours:
         self._thread.start()
 
     def _train(self, spec: dict[str, Any], address: str) -> None:
-        try:
+        with suppress(Interrupted):
             raydml.train(spec)
-        except raydml.errors.Interrupted:
-            pass
 
     def steps(self) -> list[dict[str, Any]]:
         """Lines of the log: step, time, workers."""
@@ -287,44 +287,39 @@ def measure(kind: type[Contender], change: Change, machines: Machines, data: Pat
             return None
         seen = len(run.steps())
         wait(lambda: len(run.steps()) >= seen + 50, 60, "fifty steps")
-        began, steps = time.time(), len(run.steps())
+        began = time.time()
         change.happen(machines, run)
-        came = wait(
-            lambda: (
-                any(
-                    line["workers"] == change.after and line["time"] > began + 0.01 for line in run.steps()[steps + 2 :]
-                )
-                and (change.after != before or gap_is_over(run.steps(), began))
-            ),
-            PATIENCE,
-            f"{change.after} workers",
-        )
+        if not wait(
+            lambda: came_back(run.steps(), began, change.after) is not None, PATIENCE, f"{change.after} workers"
+        ):
+            return None
         time.sleep(3.0)
-        return cost(run.steps(), began, change.after) if came else None
+        return cost(run.steps(), began, change.after)
     finally:
         run.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def gap_is_over(lines: list[dict[str, Any]], began: float) -> bool:
-    """Whether the group was smaller since, or stood still, and is whole again."""
-    since = [line for line in lines if line["time"] > began]
-    largest = max(line["workers"] for line in lines)
-    return len({line["workers"] for line in since}) > 1 or len(since) > 200 and since[-1]["workers"] == largest
+def came_back(lines: list[dict[str, Any]], began: float, after: int) -> float | None:
+    """Seconds from the event to the first step of a group of the right size that is not the group before it."""
+    for last, line in pairwise(lines):
+        new = last["workers"] != after or line["time"] - last["time"] > 1.0
+        if line["time"] > began and line["workers"] == after and new:
+            return float(line["time"] - began)
+    return None
 
 
 def cost(lines: list[dict[str, Any]], began: float, after: int) -> Cost:
     """What the log says of an event at a time."""
-    times = [line["time"] for line in lines]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    around = [gap for gap, later in zip(gaps, times[1:], strict=False) if later > began]
-    usual = sorted(gap for gap, later in zip(gaps, times[1:], strict=False) if later <= began)
-    taken = [line["step"] for line in lines]
-    back = next(line["time"] for line in reversed(lines) if line["workers"] == after)
-    first = min(
-        line["time"] for line in lines if line["time"] > began and line["workers"] == after and line["time"] <= back
+    gaps = [(line["time"], line["time"] - last["time"]) for last, line in pairwise(lines)]
+    usual = sorted(gap for ended, gap in gaps if ended <= began)
+    steps = [line["step"] for line in lines]
+    return Cost(
+        gap=max(gap for ended, gap in gaps if ended > began),
+        step=usual[len(usual) // 2],
+        lost=len(steps) - len(set(steps)),
+        recovered=came_back(lines, began, after) or 0.0,
     )
-    return Cost(max(around), usual[len(usual) // 2], len(taken) - len(set(taken)), first - began)
 
 
 @contextmanager
@@ -348,9 +343,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(CHANGES), choices=list(CHANGES))
     chosen = parser.parse_args().only
     data = write_data(Path(tempfile.mkdtemp(prefix="raydml-data-")))
-    print(
-        "| event | ours: longest gap s | steps lost | new size after s | peer: longest gap s | steps lost | new size after s |"
-    )
+    heads = ["longest gap s", "steps lost", "new size after s"]
+    print(f"| event | {' | '.join([f'ours: {head}' for head in heads] + [f'peer: {head}' for head in heads])} |")
     print("|---|---|---|---|---|---|---|")
     with machines() as found:
         for name in chosen:
