@@ -384,13 +384,16 @@ def _wait(job: Job, placement: Placement, record: RunRecord, watch: Watch) -> No
             fit(job, placement)
         except BaseException as error:
             raised.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=attempt, daemon=True, name="ray-train")
-    thread.start()
+    ended = threading.Event()
+    threading.Thread(target=attempt, daemon=True, name="ray-train").start()
     asked = False
-    while thread.is_alive():
+    while not ended.is_set():
         try:
-            thread.join(0.1)
+            # Not by joining the thread: where Ctrl-C interrupts that, Python 3.11 takes a living thread for a dead one.
+            ended.wait(0.1)
             watch.tick()
         except KeyboardInterrupt:
             if asked:

@@ -7,12 +7,15 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -297,6 +300,27 @@ def test_a_killed_driver_holds_no_lease_though_its_children_live(home: Path) -> 
             assert driven(folder)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_waits_until_the_workers_have_stopped(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, seen = RunRecord(tmp_path), []
+
+    def fit(*_: object) -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(record.stop_requested)
+        time.sleep(0.3)  # the last checkpoint
+        seen.append("saved")
+
+    monkeypatch.setitem(sys.modules, "raydml.training.ray_backend", SimpleNamespace(fit=fit))
+    spec = job(images)
+    run._wait(Job(spec, tmp_path, tmp_path, None), Placement(1, False, {}), record, Watch(record, spec, None))
+    assert seen == ["saved"]
 
 
 # Resuming, with the one worker in this process
