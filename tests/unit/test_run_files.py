@@ -300,6 +300,29 @@ def test_a_killed_driver_holds_no_lease_though_its_children_live(home: Path) -> 
         os.kill(child, signal.SIGKILL)
 
 
+# Ctrl-C
+
+
+def test_ctrl_c_waits_until_the_workers_have_stopped(images: Path, tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+
+    class Stopping:
+        """A driver whose workers take three more turns for their last checkpoint."""
+
+        over = False
+        turns = 0
+
+        def tick(self) -> None:
+            self.turns += record.stop_requested()
+            self.over = self.turns == 3
+            if not record.stop_requested():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    stopping = Stopping()
+    run._drive(stopping, record, Watch(record, job(images), None))  # type: ignore[arg-type]
+    assert stopping.over
+
+
 # Resuming, with the one worker in this process
 
 
