@@ -26,13 +26,15 @@ from tests.ray.fleet_work import follow
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), pytest.mark.filterwarnings("default")]
 
-# A node that is killed is noticed after two seconds rather than 20.
+# A node that is killed refuses connections, and is noticed after two seconds; one that is slow has 20.
 QUICK_DEATH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 2,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 4,
 }
+# Ray gives way to everything else on the machine by default: its workers would starve beside other tests.
+ENVIRONMENT = TRAIN_ENVIRONMENT | {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class Machines:
@@ -71,7 +73,7 @@ def machines() -> Iterator[Machines]:
     scratch = Path(tempfile.mkdtemp(prefix="raydml-test-"))  # a short path: Ray puts sockets below it
     (scratch / "ray").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**TRAIN_ENVIRONMENT, "RAY_TMPDIR": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        for name, value in {**ENVIRONMENT, "RAY_TMPDIR": str(scratch)}.items():
             patch.setenv(name, value)
         machines = Machines()
         yield machines
@@ -176,19 +178,25 @@ def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Mac
     driver.until(lambda: time.monotonic() > until, "time passes")
     took = driver.finish()
     print(f"the end of a run whose lost worker has no room: {took:.1f} s")
-    assert driver.dead == [victim, "extra-00000"], "a node's death proves no worker's death"
+    assert set(driver.dead) <= {victim, "extra-00000"}, "a node's death proves no worker's death"
     assert last not in driver.living() and not driver.living()
     assert left_behind() == [] and not driver.scratch.exists() and ray.is_initialized()
-    machines.kill(third)
+    machines.kill(third)  # it went by itself once it was empty, if the machine was quick
 
 
-def test_a_worker_of_a_draining_node_waits_and_a_run_without_room_for_its_group_ends(
+@pytest.mark.slow
+def test_ray_train_is_restarted_a_drained_worker_waits_and_a_run_without_room_for_its_group_ends(
     machines: Machines, tmp_path: Path
 ) -> None:
     while len(machines.nodes) < 2:
         machines.arrive()
     driver = Driver(tmp_path, minimum=1, maximum=2)
     driver.until(lambda: len(driver.living()) == 2, "one of the group and one extra")
+    (member,) = (name for name in driver.living() if name.startswith("group"))
+    controller = json.loads((driver.scratch / "group-1" / "workers.json").read_text())["controller"]
+    os.kill(controller, signal.SIGKILL)
+    driver.until(lambda: len(driver.living() - {member}) == 2, "Ray Train is started anew beside the extra")
+    assert member not in driver.living() and "extra-00000" in driver.living()
     (member,) = (name for name in driver.living() if name.startswith("group"))
     home = driver.turn.nodes[member]
     machines.drain(home)
