@@ -92,7 +92,6 @@ class Driver:
         self.fleet = Fleet(functools.partial(follow, str(self.signals)), placement, self.scratch)
         self.turn: Turn
         self.dead: list[str] = []
-        self.started = time.time()
 
     def until(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> float:
         """Tick until it holds; the seconds that it took."""
@@ -150,7 +149,9 @@ def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Mac
     victim, survivor = sorted(driver.living())
     os.kill(driver.at_work()[victim]["pid"], signal.SIGKILL)
     took = driver.until(lambda: len(driver.living()) == 2 and victim not in driver.living(), "the dead is replaced")
-    print(f"SIGKILL of a group worker to its replacement's first line: {took:.1f} s")
+    (replacement,) = driver.living() - {survivor}
+    cpu = driver.at_work()[replacement]["cpu_seconds"]
+    print(f"SIGKILL of a group worker to its replacement's first line: {took:.1f} s, {cpu:.1f} CPU-s of its process")
     assert survivor in driver.living() and survivor in driver.turn.nodes, "Ray replaced the survivor too"
     assert victim not in driver.turn.nodes
     driver.until(lambda: driver.dead == [victim], "its death is proven")
@@ -159,15 +160,14 @@ def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Mac
     third = machines.arrive()
     arrived = time.monotonic()
     driver.until(lambda: "extra-00000" in driver.living(), "the extra has room")
-    print(
-        f"call to add a node to the extra's first line: {time.monotonic() - start:.1f} s, node {arrived - start:.1f} s"
-    )
+    took, cpu = time.monotonic() - start, driver.at_work()["extra-00000"]["cpu_seconds"]
+    print(f"a node to its extra's first line: {took:.1f} s, node {arrived - start:.1f} s, extra {cpu:.1f} CPU-s")
     assert driver.turn.nodes["extra-00000"] == third and not driver.turn.pending
 
     machines.drain(third)
+    assert look().draining == {third}
     driver.until(lambda: "extra-00000" in driver.turn.leave, "the draining node is noticed")
     driver.until(lambda: driver.turn.pending == ("extra-00001",), "the extra leaves, and another waits for room")
-    assert look().draining == {third}
     driver.fleet.resize(2)
     driver.until(lambda: not driver.turn.pending and not driver.turn.leave, "fewer are wanted")
 
