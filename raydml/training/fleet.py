@@ -35,7 +35,8 @@ class Turn:
     extra has ended and until a group worker's draining node has gone.
     `dead`: their processes are known to have ended, on nodes that live; each name comes once. Workers of a node that
     died are not among them: it may be cut off rather than dead, and then only the lease stops them.
-    `nodes`: where every worker with a process runs, by node id. `pending`: extras that wait for room.
+    `nodes`: where every worker runs, by node id; one of the group that died stays in it until it is replaced.
+    `pending`: extras that wait for room.
     """
 
     leave: tuple[str, ...]
