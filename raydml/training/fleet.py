@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raydml.errors import RunError
 from raydml.training.extras import DIED, ExtraHandle
-from raydml.training.group import Group
+from raydml.training.group import PATIENCE, Group
 from raydml.training.nodes import NodeWatch
 from raydml.training.placement import Placement
 from raydml.training.staffing import LEFT, LOST, Decision, Leave, Start, Stop, decide, pause
@@ -36,7 +36,8 @@ class Turn:
     draining node has gone.
     `dead`: their processes are known to have ended, on nodes that live; each name comes once. Workers of a node that
     died are not among them: it may be cut off rather than dead, and then only the lease stops them.
-    `nodes`: where every worker with a process runs, by node id. `pending`: extras that wait for room.
+    `nodes`: where every worker runs, by node id; one of the group that died stays in it until it is replaced.
+    `pending`: extras that wait for room.
     """
 
     leave: dict[str, str]
@@ -115,17 +116,18 @@ class Fleet:
         )
 
     def end(self, seconds: float = END_SECONDS) -> bool:
-        """The run is over: stop whatever still works. Whether nothing is left, after at most so many seconds.
+        """The run is over: stop whatever still works. Whether nothing is left, after about so many seconds at most.
 
-        Returns within a second or two where all workers have returned; call it from a `finally`.
+        Workers have `PATIENCE` to return by themselves; where all do, this takes less. Call it from a `finally`.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         self._watch.stop()
-        self._group.say_over()
+        left: list[object] = [] if self._group.end(seconds) else [self._group]
         for extra in self._extras:
+            if extra.node is not None:
+                extra.wait(max(0.0, deadline - time.monotonic()))
             extra.stop()
-        parts: list[ExtraHandle | Group] = [*self._extras, self._group]
-        left = [part for part in parts if not part.wait(max(0.0, deadline - time.monotonic()))]
+        left += [extra for extra in self._extras if not extra.wait(PATIENCE)]
         if left:
             logger.warning("event=workers_left_behind parts=%d", len(left))
         else:
@@ -152,7 +154,7 @@ class Fleet:
             raise RunError(f"Ray Train ended {GROUP_FAILURES} times before it had workers: {self._group.failure}")
         logger.warning("event=group_restarted reason=%r", self._group.failure)
         self._endings.append(now)
-        self._group.wait(0.0)
+        self._group.end(0.0)
         self._group_number += 1
         self._group_nodes = {}  # Ray stops them because their controller died, and that is no proof that they did
         self._group = self._start_group()

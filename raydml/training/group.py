@@ -15,6 +15,8 @@ from typing import Any
 import ray
 import ray.train.torch
 import torch
+from ray._private.state import state as cluster_state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -23,12 +25,12 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from raydml.errors import RunError
-from raydml.training.keeper import Keeper, Workers, read_workers, say_over, worker_name
+from raydml.training.keeper import Keeper, Workers, read_workers, worker_name
 from raydml.training.placement import Placement
 from raydml.training.staffing import LEFT, LOST
 from raydml.training.work import Work
 
-CONTROLLER_SECONDS = 0.5  # that the controller's process has to go once Ray Train has returned
+PATIENCE = 2.0  # seconds that workers have to return by themselves when the run is over
 
 
 class MembershipBackend(Backend):  # type: ignore[misc]
@@ -112,48 +114,47 @@ class Group:
         """Who is in the group now."""
         return read_workers(self._folder)
 
-    def say_over(self) -> None:
-        """The run is over: workers that do not return by themselves within a second are stopped."""
-        say_over(self._folder)
+    def end(self, seconds: float) -> bool:
+        """End Ray Train, its controller and all of its workers; whether that is so after at most so many seconds.
 
-    def wait(self, seconds: float) -> bool:
-        """Whether Ray Train and its controller's process have ended, after at most so many seconds."""
-        self._thread.join(seconds)
-        self._end_controller()
-        self._thread.join(1.0)
+        Workers have `PATIENCE` to return by themselves. Then the controller is killed, and Ray stops what it started:
+        one that waits for room for a lost worker does so for ever, with its event loop blocked, and hears no request.
+        """
+        start = time.monotonic()
+        while self.running and time.monotonic() < start + seconds:
+            self._thread.join(0.05)
+            if time.monotonic() > start + PATIENCE:
+                self._kill_controller()
+        # A controller that has ended in good order, and left Ray, still waits up to 20 s for a metrics agent that does
+        # not answer: by then the cluster may be gone.
+        self._kill_controller()
         if self.running:
             return False
+        for room in _rooms(self.workers().actor):
+            remove_placement_group(room)
         shutil.rmtree(self._folder, ignore_errors=True)
         return True
 
-    def _end_controller(self) -> None:
-        """See its process go, and free the room that it may have left taken.
-
-        A controller that has ended in good order, and left Ray, still waits up to 20 s for a metrics agent that does
-        not answer: by then the cluster may be gone. Nothing is lost when it is killed.
-        """
-        left = self.workers()
-        deadline = time.monotonic() + CONTROLLER_SECONDS
-        while left.controller is not None and _is_controller(left.controller):
-            if time.monotonic() > deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(left.controller, signal.SIGKILL)
-                break
-            time.sleep(0.02)
-        if left.room is not None:
-            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(left.room)))
+    def _kill_controller(self) -> None:
+        pid = self.workers().controller
+        with contextlib.suppress(OSError):
+            if pid is not None and b"TrainController" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
     def _fit(self) -> None:
         try:
             self._trainer.fit()
-        except Exception as error:
+        except BaseException as error:  # Ray ends the threads of a driver that leaves it with SystemExit
             # Only its text: its traceback would hold the controller's handle, and so keep the controller alive.
-            self.failure = str(error)
+            self.failure = str(error) or repr(error)
 
 
-def _is_controller(pid: int) -> bool:
-    """Whether the process lives and is a controller: its number may have gone to another."""
-    try:
-        return b"TrainController" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _rooms(actor: str | None) -> list[PlacementGroup]:
+    """Placement groups that an actor made and did not remove: Ray keeps them as long as the driver lives."""
+    raw = cluster_state._connect_and_get_accessor().get_placement_group_table()
+    tables = [PlacementGroupTableData.FromString(table) for table in raw]
+    return [
+        PlacementGroup(PlacementGroupID(table.placement_group_id))
+        for table in tables
+        if table.creator_actor_id.hex() == actor and table.state != PlacementGroupTableData.REMOVED
+    ]

@@ -14,13 +14,9 @@ from raydml.errors import ResourceError
 from raydml.files import scratch_folder
 from raydml.spec import JobSpec
 
-# For Ray Train's controller, in seconds. It looks after its workers every 2 s by default: too slow to replace one, and
-# to notice that a short run has ended. A request for the room of all group workers is made anew after the second one:
-# a run that is over while it waits for room ends after that at the latest.
-TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
-}
+# For Ray Train's controller. It looks after its workers every 2 s by default: too slow to replace one, and to notice
+# that a short run has ended.
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
 
 @dataclass(frozen=True)

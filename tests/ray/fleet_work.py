@@ -14,7 +14,7 @@ from raydml.training.staffing import LEFT
 
 def follow(folder: str, name: str, device: torch.device) -> str:
     """Write `<name>.json`; return `done` once the file `done` is there, LEFT once `<name>.leave` is."""
-    facts = {"pid": os.getpid(), "time": time.time(), "device": str(device)}
+    facts = {"pid": os.getpid(), "device": str(device), "cpu_seconds": time.process_time()}
     path = Path(folder) / f"{name}.json"
     path.with_suffix(".tmp").write_text(json.dumps(facts))
     path.with_suffix(".tmp").rename(path)

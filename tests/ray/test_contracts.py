@@ -58,30 +58,33 @@ def test_one_hook_hears_of_the_first_workers_and_of_every_replacement() -> None:
     assert ears.heard == ["all", "one"], "after_execution_group_start is not called for both any more"
 
 
-def test_workers_that_die_are_replaced_without_a_limit_and_an_error_of_a_hook_ends_the_controller() -> None:
+def test_workers_that_die_are_replaced_without_a_limit() -> None:
     from ray.train import FailureConfig
     from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
-    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
-
-    from raydml.errors import RunError
+    from ray.train.v2.api.exceptions import WorkerGroupError
 
     policy = create_failure_policy(FailureConfig(max_failures=-1))
     for _ in range(100):
         decision = policy.make_decision(WorkerGroupError("one died", {0: RuntimeError("killed")}))
         assert decision == FailureDecision.RETRY, "max_failures=-1 is not unlimited any more"
-    assert policy.make_decision(ControllerError(RunError("the run is over"))) == FailureDecision.RAISE, (
-        "an error in a controller's hook no longer ends the controller: a run with a lost worker would not end"
-    )
 
 
-def test_the_environment_variables_are_called_as_we_call_them_and_reach_the_controller() -> None:
+def test_the_environment_variable_is_called_as_we_call_it_and_reaches_the_controller() -> None:
     from ray.train.v2._internal import constants
 
     from raydml.training.placement import TRAIN_ENVIRONMENT
 
-    known = {constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR, constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR}
-    assert set(TRAIN_ENVIRONMENT) == known, "Ray Train's variables have other names now"
-    assert known <= constants.ENV_VARS_TO_PROPAGATE, "Ray Train hands these variables to its controller no more"
+    assert set(TRAIN_ENVIRONMENT) == {constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR}, "the variable has another name now"
+    assert set(TRAIN_ENVIRONMENT) <= constants.ENV_VARS_TO_PROPAGATE, "the controller is not handed the variable"
+
+
+def test_the_table_of_placement_groups_says_which_actor_made_each() -> None:
+    from ray._private.state import GlobalState
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    fields = set(PlacementGroupTableData.DESCRIPTOR.fields_by_name)
+    assert {"placement_group_id", "creator_actor_id", "state"} <= fields, "the room of a killed controller is not found"
+    assert hasattr(GlobalState, "_connect_and_get_accessor") and hasattr(GlobalState, "get_draining_nodes")
 
 
 def test_the_cleaner_of_placement_groups_is_one_callback_that_can_be_left_out(tmp_path: Path) -> None:
