@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo check test slow bench clean
+.PHONY: help demo check test slow simulate bench clean
 .DEFAULT_GOAL := help
 
 help:   ## list the targets
@@ -29,6 +29,9 @@ test: $(STAMP)   ## every test but the slow ones
 
 slow: $(STAMP)   ## the slow tests
 	$(BIN)/pytest -q -m slow tests
+
+simulate: $(STAMP)   ## a million simulated schedules of the membership protocol
+	$(BIN)/python -m raydml.membership.simulator 1000000
 
 bench: $(STAMP)   ## training speed against a hand-written loop
 	$(BIN)/python benchmarks/training.py
