@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo check test slow chaos bench clean
+.PHONY: help demo check test slow chaos simulate bench clean
 .DEFAULT_GOAL := help
 
 help:   ## list the targets
@@ -32,6 +32,9 @@ slow: $(STAMP)   ## the slow tests
 
 chaos: $(STAMP)  ## sixty faults of mixed kinds in one run of real processes
 	$(BIN)/pytest -q -s -m chaos tests
+
+simulate: $(STAMP)   ## a million simulated schedules of the membership protocol
+	$(BIN)/python -m raydml.membership.simulator 1000000
 
 bench: $(STAMP)   ## training speed against a hand-written loop
 	$(BIN)/python benchmarks/training.py

@@ -242,9 +242,9 @@ class Authority:
         elif source is None:
             why = [("restart", tuple(chosen)), *why]
         down = now - min((seat.trouble() for seat in group.values()), default=now)
-        lost = max(0, self._reached - step) if source is None else 0
         for cause, members in why:
             sizes = (len(group), len(chosen))
+            lost = max(0, self._reached - step) if cause == "restart" else 0
             self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, lost, members))
 
     def _wake(self, now: float) -> None:

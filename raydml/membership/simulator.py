@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 
 from raydml.membership.simulation.faults import plan
 from raydml.membership.simulation.oracle import Violation, check, steps
@@ -17,7 +18,7 @@ from raydml.membership.simulation.run import Parts, Run
 DEADLINE = 200.0
 """Simulated seconds after which a run that has not ended never will."""
 
-BLOCK = 5000
+BLOCK = 2000
 """Seeds that one process takes at a time."""
 
 
@@ -87,15 +88,21 @@ def tally(seeds: Iterable[int]) -> Tally:
     return total
 
 
-def main(arguments: list[str]) -> int:
-    """`COUNT [FIRST]`: simulate that many seeds from FIRST on, on all cores; 1 if one of them broke."""
-    count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
-    began = time.perf_counter()
+def simulate_many(first: int, count: int) -> Tally:
+    """Simulate `count` seeds from `first` on, on all cores."""
     total = Tally()
     blocks = [range(start, min(start + BLOCK, first + count)) for start in range(first, first + count, BLOCK)]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for part in pool.map(tally, blocks):
             total.add(part)
+    return total
+
+
+def main(arguments: list[str]) -> int:
+    """`COUNT [FIRST]`: simulate that many seeds from FIRST (0) on; the exit code is 1 if one of them broke."""
+    count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
+    began = time.perf_counter()
+    total = simulate_many(first, count)
     write(total, time.perf_counter() - began)
     return 1 if total.broken else 0
 

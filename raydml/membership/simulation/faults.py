@@ -94,13 +94,13 @@ def suspend(run: Run) -> bool:
         if run.random.random() < 0.5:
             worker.send_beat()
         worker.troubled = True
-        worker.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.0, 6.0))
+        worker.asleep_until = max(worker.asleep_until, run.now + run.random.choice((0.3, 2.0, 4.0, 6.0)))
     return worker is not None
 
 
 def suspend_authority(run: Run) -> bool:
     """The authority's process is stopped, and goes on later without knowing."""
-    run.server.asleep_until = run.now + run.random.choice((0.3, 2.0, 4.5))
+    run.server.asleep_until = max(run.server.asleep_until, run.now + run.random.choice((0.3, 2.0, 4.0)))
     return run.server.alive
 
 

@@ -13,6 +13,7 @@ from raydml.membership.messages import View
 if TYPE_CHECKING:
     from raydml.membership.simulation.group import Collective, Kind
     from raydml.membership.simulation.server import Server
+    from raydml.membership.simulation.worker import Worker
 
 
 class Violation(AssertionError):
@@ -50,9 +51,7 @@ class Oracle:
         check(record.epoch == view.epoch, "a view that the ledger does not hold", view, record)
         check(sum(view.deal) == server.authority.policy.num_slices, "slices are missing", view)
         for name in set(before.members if before else ()) - set(view.members):
-            worker = server.world.workers[name]
-            healthy = worker.alive and not worker.troubled and not worker.asked_to_leave
-            check(not healthy, "a healthy member was evicted", name, view)
+            check(not healthy(server.world.workers[name], server), "a healthy member was evicted", name, view)
         if view.source is None:
             kept = self.durable[view.step]
             self.lost_live += steps(self.acknowledged) - view.step
@@ -89,6 +88,14 @@ class Oracle:
         """A checkpoint becomes durable."""
         check(self.acknowledged.startswith(digest), "durable and not acknowledged", digest, self.acknowledged)
         check(self.durable.setdefault(step, digest) == digest, "two checkpoints of one step", step, digest)
+
+
+def healthy(worker: Worker, server: Server) -> bool:
+    """Whether a worker was well all the time, was to stay, and has been connected to this authority for a while."""
+    connection = worker.connection
+    if connection is None or connection.server is not server or worker.world.now - connection.opened < 1.5:
+        return False
+    return worker.alive and not worker.troubled and not worker.asked_to_leave
 
 
 def steps(digest: str) -> int:

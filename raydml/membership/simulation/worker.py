@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raydml.membership.simulation.run import Run
 
 BEAT = 1.2
-SILENCE = 2.5
+SILENCE = 3.0
 """Seconds without a pulse after which a worker gives its connection up."""
 
 
@@ -48,7 +48,7 @@ class Worker(Process):
         if not server.alive:
             self.world.after(0.4, self, self.connect)
             return
-        self.connection = Connection(self, server)
+        self.connection = Connection(self, server, self.world.now)
         self._heard = self.clock()
         if self.group is None:
             self.send_report()

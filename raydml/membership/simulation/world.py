@@ -29,10 +29,10 @@ class Process:
 class Connection:
     """A channel between a worker and a server; what is on its way when it closes is lost."""
 
-    __slots__ = ("open", "server", "worker")
+    __slots__ = ("open", "opened", "server", "worker")
 
-    def __init__(self, worker: Any, server: Any) -> None:
-        self.worker, self.server, self.open = worker, server, True
+    def __init__(self, worker: Any, server: Any, now: float) -> None:
+        self.worker, self.server, self.open, self.opened = worker, server, True, now
 
 
 class World:
