@@ -85,8 +85,8 @@ class Driver:
     def tick(self) -> None:
         """One turn, a few times a second; never waits."""
         wanted = self._record.resize_requested()
-        if wanted is not None:
-            self._fleet.resize(wanted)
+        if wanted is not None:  # whoever asked has been told what is possible
+            self._fleet.resize(max(self._placement.minimum, min(wanted, self._placement.maximum)))
         turn = self._fleet.tick(time.monotonic())
         self._server.ask(lambda authority, now: _tell(authority, turn.leave, turn.dead, now))
         self._log_events()
