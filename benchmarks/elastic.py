@@ -35,7 +35,7 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import raydml
 from raydml.errors import Interrupted
-from raydml.training.placement import TRAIN_ENVIRONMENT
+from raydml.training.fleet.placement import TRAIN_ENVIRONMENT
 from raydml.training.record import read_lines
 
 STEPS, CHECKPOINT_EVERY = 4000, 20

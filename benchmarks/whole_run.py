@@ -12,11 +12,11 @@ from pathlib import Path
 
 from raydml.run import train
 from raydml.spec import JobSpec
-from raydml.training.placement import cluster
+from raydml.training.fleet.placement import cluster
 from raydml.training.record import read_lines
 
 SAMPLE_SECONDS = 0.5
-TRAINING = "RayTrainWorker"  # in the title of the processes that train
+TRAINING = ("RayTrainWorker", "ExtraProcess")  # in the titles of the processes that train
 Sample = dict[int, tuple[str, float]]  # process -> title, CPU seconds so far
 
 
@@ -63,7 +63,7 @@ class Sampler(threading.Thread):
         (begun, first), (ended, last) = (min(self.samples, key=lambda item: abs(item[0] - at)) for at in (start, end))
         kinds = {"workers": 0.0, "driver": 0.0, "ray": 0.0}
         for pid, (title, spent) in last.items():
-            kind = "workers" if TRAINING in title else "driver" if pid == os.getpid() else "ray"
+            kind = "workers" if any(name in title for name in TRAINING) else "driver" if pid == os.getpid() else "ray"
             kinds[kind] += spent - first.get(pid, ("", 0.0))[1]
         return kinds, ended - begun
 
@@ -91,7 +91,7 @@ def sample(root: int) -> Sample:
 def whole_run(spec: JobSpec, home: Path) -> WholeRun:
     """Train once on a Ray that is started here."""
     at = [time.time()]
-    subprocess.run([sys.executable, "-c", "import raydml.run, raydml.training.ray_backend"], check=True)
+    subprocess.run([sys.executable, "-c", "import raydml.run, raydml.training.driver"], check=True)
     at.append(time.time())
     sampler = Sampler()
     sampler.start()

@@ -361,7 +361,7 @@ def _train_on_ray(
     if record.read().get("trained"):
         return
     from raydml.training.driver import Driver
-    from raydml.training.placement import cluster
+    from raydml.training.fleet.placement import cluster
 
     watch = Watch(record, job.spec, listen)
     watch.say("starting", job.resume or 0)

@@ -22,10 +22,10 @@ from raydml.membership import Authority, Event, FileLedger, Policy, Server
 from raydml.membership.budget import Budget, Limits, Poisoned, Spent
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.elastic import Meeting, run_member
-from raydml.training.fleet import Fleet
-from raydml.training.placement import Placement
+from raydml.training.fleet.keeping import Fleet
+from raydml.training.fleet.placement import Placement
+from raydml.training.fleet.staffing import LEFT, LOST
 from raydml.training.record import RunRecord
-from raydml.training.staffing import LEFT, LOST
 from raydml.training.worker import Job
 
 GRACE = 0.25  # seconds that a connection may be closed before its member counts as lost

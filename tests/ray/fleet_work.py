@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from raydml.training.staffing import LEFT
+from raydml.training.fleet.staffing import LEFT
 
 
 def follow(folder: str, name: str, device: torch.device) -> str:

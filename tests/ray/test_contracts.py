@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 def test_a_backend_may_have_replica_groups_and_has_none_by_default() -> None:
     from ray.train.backend import Backend
 
-    from raydml.training.group import MembershipConfig
+    from raydml.training.fleet.group import MembershipConfig
 
     assert Backend.has_replica_groups is False, "Ray's Backend no longer knows has_replica_groups"
     assert MembershipConfig().backend_cls.has_replica_groups is True
@@ -27,7 +27,7 @@ def test_a_run_takes_callbacks_of_the_controller_and_of_the_worker_group() -> No
         WorkerGroupCallback,
     )
 
-    from raydml.training.keeper import Keeper
+    from raydml.training.fleet.keeper import Keeper
 
     ours = {name for name, value in vars(Keeper).items() if inspect.isfunction(value) and not name.startswith("_")}
     hooks = {name for kind in (ControllerCallback, ReplicaGroupCallback, WorkerGroupCallback) for name in dir(kind)}
@@ -72,7 +72,7 @@ def test_workers_that_die_are_replaced_without_a_limit() -> None:
 def test_the_environment_variable_is_called_as_we_call_it_and_reaches_the_controller() -> None:
     from ray.train.v2._internal import constants
 
-    from raydml.training.placement import TRAIN_ENVIRONMENT
+    from raydml.training.fleet.placement import TRAIN_ENVIRONMENT
 
     assert set(TRAIN_ENVIRONMENT) == {constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR}, "the variable has another name now"
     assert set(TRAIN_ENVIRONMENT) <= constants.ENV_VARS_TO_PROPAGATE, "the controller is not handed the variable"
@@ -92,7 +92,7 @@ def test_the_cleaner_of_placement_groups_is_one_callback_that_can_be_left_out(tm
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    from raydml.training.group import GroupTrainer
+    from raydml.training.fleet.group import GroupTrainer
 
     def kinds(trainer: TorchTrainer) -> list[type]:
         return [type(callback) for callback in trainer._create_default_callbacks()]

@@ -19,9 +19,9 @@ from ray._private.state import state as cluster_state
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from raydml.training.fleet import Fleet, Turn
-from raydml.training.nodes import look
-from raydml.training.placement import TRAIN_ENVIRONMENT, Placement
+from raydml.training.fleet.keeping import Fleet, Turn
+from raydml.training.fleet.nodes import look
+from raydml.training.fleet.placement import TRAIN_ENVIRONMENT, Placement
 from tests.ray.fleet_work import follow
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), pytest.mark.filterwarnings("default")]

@@ -53,15 +53,8 @@ LIGHT = {"cli", "errors", "doctor"}
 
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
-    "ray.train": ("training/driver.py", "training/group.py", "training/keeper.py"),
-    "ray": (
-        "training/driver.py",
-        "training/group.py",
-        "training/keeper.py",
-        "training/placement.py",
-        "training/extras.py",
-        "training/nodes.py",
-    ),
+    "ray.train": ("training/fleet/",),
+    "ray": ("training/fleet/", "training/driver.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),

@@ -31,9 +31,10 @@ from raydml.parallel import Group, fit, world_sizes
 from raydml.progress import Progress, Watch
 from raydml.run import driven, find_run, train
 from raydml.spec import JobSpec
-from raydml.training import driver, history, placement
+from raydml.training import driver, history
 from raydml.training.checkpoints import Checkpoints
-from raydml.training.placement import Placement
+from raydml.training.fleet import placement
+from raydml.training.fleet.placement import Placement
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import small_spec

@@ -19,7 +19,7 @@ from raydml.errors import DataError, ResourceError, RunError, RunExists, SpecErr
 from raydml.run import find_run, open_collection, train
 from raydml.spec import JobSpec
 from raydml.training import placement
-from raydml.training.placement import Placement, place
+from raydml.training.fleet.placement import Placement, place
 from raydml.training.record import RunRecord
 from tests.distributed.harness import small_spec
 

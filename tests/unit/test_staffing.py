@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from raydml.training.staffing import LONGEST_PAUSE, WINDOW, Extra, Leave, Phase, Start, Stop, decide, pause
+from raydml.training.fleet.staffing import LONGEST_PAUSE, WINDOW, Extra, Leave, Phase, Start, Stop, decide, pause
 
 PHASES: tuple[Phase, ...] = ("pending", "working", "leaving")
 

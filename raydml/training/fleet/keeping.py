@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydml.errors import RunError
-from raydml.training.extras import DIED, ExtraHandle
-from raydml.training.group import PATIENCE, Group
-from raydml.training.nodes import NodeWatch
-from raydml.training.placement import Placement
-from raydml.training.staffing import LEFT, LOST, Decision, Leave, Start, Stop, decide, pause
-from raydml.training.work import Work
+from raydml.training.fleet.extras import DIED, ExtraHandle
+from raydml.training.fleet.group import PATIENCE, Group
+from raydml.training.fleet.nodes import NodeWatch
+from raydml.training.fleet.placement import Placement
+from raydml.training.fleet.staffing import LEFT, LOST, Decision, Leave, Start, Stop, decide, pause
+from raydml.training.fleet.work import Work
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from raydml.training.placement import Placement
-from raydml.training.staffing import Extra, Phase
-from raydml.training.work import Work
+from raydml.training.fleet.placement import Placement
+from raydml.training.fleet.staffing import Extra, Phase
+from raydml.training.fleet.work import Work
 
 DIED = "died"  # how an extra ended whose process or node died
 
 # What takes seconds to import, and a worker needs: loaded before the worker counts as ready.
-PRELOAD = ("torch.distributed", "raydml.training.worker")
+PRELOAD = ("torch._dynamo", "raydml.training.driver")
 
 
 class ExtraProcess:

@@ -25,10 +25,10 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from raydml.errors import RunError
-from raydml.training.keeper import Keeper, Workers, read_workers, worker_name
-from raydml.training.placement import Placement
-from raydml.training.staffing import LEFT, LOST
-from raydml.training.work import Work
+from raydml.training.fleet.keeper import Keeper, Workers, read_workers, worker_name
+from raydml.training.fleet.placement import Placement
+from raydml.training.fleet.staffing import LEFT, LOST
+from raydml.training.fleet.work import Work
 
 PATIENCE = 2.0  # seconds that workers have to return by themselves when the run is over
 
