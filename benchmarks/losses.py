@@ -3,10 +3,10 @@
     python benchmarks/losses.py [--repeats 3] [--large]
 
 Two gloo processes of one thread, D = 128, K = 4, each with half of the rows. pytorch-metric-learning computes the whole
-loss on every worker (its DistributedLossWrapper's exact way), raydml its own rows. Each case runs in fresh processes,
-so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The floor is the
-time of four products (B / 2, D) x (D, B) at the measured speed of this machine's matrix product. `--large` adds
-B = 65,536, which the peer cannot hold.
+loss on every worker (its DistributedLossWrapper's exact way), raydml half of the pairs of rows. Each case runs in fresh
+processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The
+floor is the time of four products (B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product:
+scores, scores again, gradients of both rows of a pair. `--large` adds B = 65,536, which the peer cannot hold.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def main() -> None:
         ours = measure("ours", kind, rows, given.repeats if rows < 65536 else 1)
         peer = measure("peer", kind, rows, given.repeats) if rows < 65536 else None
         assert ours is not None
-        floor = 4 * 2 * DIMENSION * rows * rows / WORKERS / speed
+        floor = 4 * 2 * DIMENSION * rows * rows / 2 / WORKERS / speed
         left = f"| {kind} | {rows:,} | {1e3 * ours.cpu:.1f} |"
         if peer is None:
             print(f"{left} - | - | {1e3 * floor:.1f} | {ours.memory / 1e6:.0f} | - | - |", flush=True)
