@@ -3,10 +3,11 @@
     python benchmarks/losses.py [--repeats 3] [--large]
 
 Two gloo processes of one thread, D = 128, K = 4, each with half of the rows. pytorch-metric-learning computes the whole
-loss on every worker (its DistributedLossWrapper's exact way), raydml its own rows. Each case runs in fresh processes,
-so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The floor is the
-time of four products (B / 2, D) x (D, B) at the measured speed of this machine's matrix product. `--large` adds
-B = 65,536, which the peer cannot hold.
+loss on every worker (its DistributedLossWrapper's exact way), raydml half of the pairs of rows. Each case runs in fresh
+processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The
+floor is the time of four products (B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product:
+scores, scores again, gradients of both rows of a pair. `--large` adds one step each of B = 65,536, which the peer
+cannot hold.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def work(rank: int, contender: str, kind: str, rows: int, repeats: int, home: st
         loss = take(local, labels)
         times.append(time.process_time() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    results.put(Cost(min(times[1:]), 1024 * peak, loss))
+    results.put(Cost(min(times[1:] or times), 1024 * peak, loss))
     leave_group()
 
 
@@ -143,7 +144,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each case")
-    parser.add_argument("--large", action="store_true", help="B = 65,536 too, ours alone")
+    parser.add_argument("--large", action="store_true", help="B = 65,536 too, ours alone, one step each")
     given = parser.parse_args()
     print("\n".join(heading()))
     speed = product_speed()
@@ -151,10 +152,10 @@ def main() -> None:
     print("| loss | B | ours CPU-ms | peer CPU-ms | ratio | floor CPU-ms | ours MB | peer MB | ratio |")
     print("|---|---|---|---|---|---|---|---|---|")
     for kind, rows in CASES + (LARGE if given.large else []):
-        ours = measure("ours", kind, rows, given.repeats if rows < 65536 else 1)
+        ours = measure("ours", kind, rows, given.repeats if rows < 65536 else 0)
         peer = measure("peer", kind, rows, given.repeats) if rows < 65536 else None
         assert ours is not None
-        floor = 4 * 2 * DIMENSION * rows * rows / WORKERS / speed
+        floor = 4 * 2 * DIMENSION * rows * rows / 2 / WORKERS / speed
         left = f"| {kind} | {rows:,} | {1e3 * ours.cpu:.1f} |"
         if peer is None:
             print(f"{left} - | - | {1e3 * floor:.1f} | {ours.memory / 1e6:.0f} | - | - |", flush=True)

@@ -80,7 +80,7 @@ class Objective(nn.Module):
 
     Small batches: every worker computes the whole loss on embeddings gathered in slice order, so every entry of the
     catalogue is exact by construction. From `TILED_FROM` rows on a loss that has a tiled form runs in tiles (`tiled`),
-    each worker with its own rows; `measure` is then what is left: center loss and penalties.
+    each worker with its share; `measure` is then what is left: center loss and penalties.
     """
 
     def __init__(

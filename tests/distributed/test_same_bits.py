@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from raydml.losses import Objective, evaluate_objective
 from raydml.losses.objective import TILED_FROM
-from raydml.losses.tiled import CLASSES, FORMULAS
+from raydml.losses.tiled import CLASSES, FORMULAS, layout
+from raydml.parallel import Group
 from raydml.spec import JobSpec
 from tests.distributed.harness import run_processes, small_spec, train_cases, write_images
-from tests.unit.test_losses import every_entry
+from tests.unit.test_losses import LOSS, every_entry
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 VIT = {
@@ -155,6 +158,34 @@ def test_so_it_is_for_losses_in_tiles(tmp_path: Path) -> None:
     }
     for name, found in digests(cases, (1, 2, 3), tmp_path).items():
         assert len(set(found.values())) == 1, f"{name}: {found}"
+
+
+def tiled_verdicts(group: Group, kinds: list[str]) -> dict[str, tuple[float, list[bytes]]]:
+    """Of each loss over a batch whose slices are cut into several tiles: the loss, and own gradients slice by slice."""
+    rows = 300 * group.num_slices
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, rows // 4, (rows,), generator=generator)
+    embeddings = torch.randn(rows, 8, generator=generator)
+    found = {}
+    for kind in kinds:
+        spec = LOSS.validate_python({"kind": kind})
+        objective = Objective(spec, num_classes=rows, dimension=8, seed=0, dtype=torch.float32, batch_size=rows)
+        assert objective.tiled is not None
+        verdict = evaluate_objective(objective, embeddings, labels, 0, 0, group)
+        found[kind] = float(verdict.loss), [part.numpy().tobytes() for part in verdict.cotangents.split(300)]
+    return found
+
+
+def test_slices_of_several_tiles_give_the_same_bits_on_one_to_four_workers(tmp_path: Path) -> None:
+    kinds = [*FORMULAS, "n_pairs"]
+    assert layout.ROWS < 300
+    wanted = tiled_verdicts(Group(0, 1, 8), kinds)
+    for workers in (2, 3, 4):
+        parts = run_processes(workers, tiled_verdicts, kinds, tmp_path)
+        for kind in kinds:
+            assert all(part[kind][0] == wanted[kind][0] for part in parts), f"{kind}, {workers} workers: the loss"
+            slices = [own for part in parts for own in part[kind][1]]
+            assert slices == wanted[kind][1], f"{kind}, {workers} workers: gradients"
 
 
 @pytest.mark.slow

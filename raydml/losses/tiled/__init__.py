@@ -1,4 +1,4 @@
-"""Losses in tiles: exact over the global batch, each worker with its own rows, never B x B numbers."""
+"""Losses in tiles: exact over the global batch, each pair of rows computed by one worker, never B x B numbers."""
 
 from __future__ import annotations
 

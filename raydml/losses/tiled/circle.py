@@ -10,8 +10,9 @@ from torch import Tensor
 from raydml.catalogue import Circle
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.log_sum_exp import LogSumExp
 from raydml.losses.tiled.reduction import log_one_plus, reduce_rows
-from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs
+from raydml.losses.tiled.statistics import Answers, Pairs
 
 
 def build(spec: Circle, loss: Any, similar: bool) -> Formula | None:

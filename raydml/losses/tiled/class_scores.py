@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses.tiled.layout import COLUMNS, ROWS
-from raydml.losses.tiled.scores import Score, pull_prepare
+from raydml.losses.tiled.scores import Score, pull_back, pull_prepare
 from raydml.parallel import Group, TreeAccumulator, tree_sum
 
 Slopes = Callable[[Tensor, slice, slice], Tensor]  # scores (r, c), rows, classes -> dL/d(score) (r, c)
@@ -58,11 +58,12 @@ class ClassScores:
                 for classes in self.chunks():
                     scores = self.tile(rows, classes)
                     given = slopes(scores, rows, classes)
-                    of_rows[rows] += self._score.pull(self.rows[rows], self.vectors[classes], scores, given)
-                    of_vectors[classes] += self._score.pull(self.vectors[classes], self.rows[rows], scores.T, given.T)
+                    added = self._score.pull(self.rows[rows], self.vectors[classes], scores, given)
+                    of_rows[rows] += added[0]
+                    of_vectors[classes] += added[1]
             accumulator.add(index, [of_vectors])
         (total,) = tree_sum(accumulator, self._group)
-        (gradient,) = torch.autograd.grad(self._graph, self._parameter, total)
+        gradient = pull_back(self._graph, self._parameter, total)
         return pull_prepare(self._score, self._embeddings, of_rows, self._size), [(self._parameter, gradient)]
 
 

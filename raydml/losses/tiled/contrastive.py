@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from raydml.catalogue import Contrastive
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import pair_reduction
-from raydml.losses.tiled.statistics import Answers, Sums
+from raydml.losses.tiled.statistics import Answers, Costs
 
 
 def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
@@ -21,12 +20,6 @@ def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
         return None
     sign = -1 if similar else 1
 
-    def far(scores: Tensor) -> Tensor:
-        return (scores - spec.pos_margin if sign > 0 else spec.pos_margin - scores).relu_()
-
-    def near(scores: Tensor) -> Tensor:
-        return (spec.neg_margin - scores if sign > 0 else scores - spec.neg_margin).relu_()
-
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         total = answers["positive"].new_zeros(())
         for name, counts in (("positive", layout.num_positives), ("negative", layout.num_negatives)):
@@ -35,22 +28,7 @@ def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
         return total
 
     statistics = {
-        "positive": Sums(
-            "positives",
-            lambda pairs: costs(pairs.keep(far(pairs.scores), "positives", 0)),
-            lambda pairs: far(pairs.scores).sign_().mul_(sign),
-            mutual=True,
-        ),
-        "negative": Sums(
-            "negatives",
-            lambda pairs: costs(pairs.keep(near(pairs.scores), "negatives", 0)),
-            lambda pairs: near(pairs.scores).sign_().mul_(-sign),
-            mutual=True,
-        ),
+        "positive": Costs("positives", lambda pairs: (pairs.scores - spec.pos_margin).mul_(sign), lambda pairs: sign),
+        "negative": Costs("negatives", lambda pairs: (pairs.scores - spec.neg_margin).mul_(-sign), lambda pairs: -sign),
     }
     return Formula((statistics,), reduce)
-
-
-def costs(values: Tensor) -> Tensor:
-    """The sum of each row and how many are above zero, (r, 2)."""
-    return torch.stack([values.sum(1), values.sign_().sum(1)], dim=1)

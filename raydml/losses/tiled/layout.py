@@ -1,7 +1,9 @@
-"""Labels of a batch in; its fixed tiles out: rows in slice order, columns sorted by class.
+"""Labels of a batch in; its fixed tiles out: every two rows meet in one of them.
 
-Sorting the columns by the class's first row puts the positives of a row tile side by side, so that most tiles hold
-negatives alone and need no masks. Nothing here depends on the number of workers.
+The rows are sorted by class and cut into pieces, a few for each slice. The score of two rows does not depend on who is
+the anchor, so of all pairs of pieces each piece takes those with itself and with the half of the others that follow it,
+cyclically: an equal share, computed by whoever owns the slice. Sorting puts positives beside each other, so that most
+tiles hold negatives alone and need no masks. Nothing here depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,54 +20,68 @@ COLUMNS = 1024
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a tile of scores lies: `rows` among all rows, `columns` among the sorted ones.
+    """Where a tile of scores lies among the sorted rows; `rows` is `columns` where a piece meets itself.
 
-    `positive` (r, c) marks other rows of the same class, `own` (r, c) the rows themselves; None: the tile has neither.
+    `positive` (r, c) marks pairs of other rows of one class, `itself` (r, c) rows beside themselves; None: neither.
     """
 
     rows: slice
     columns: slice
     positive: Tensor | None
-    own: Tensor | None
+    itself: Tensor | None
 
 
 class Layout:
-    """The tiles of a batch of B rows in slices of `slice_size`."""
+    """The tiles of a batch of B rows in slices of `slice_size`; all that it tells is in the order of classes."""
 
     def __init__(self, labels: Tensor, slice_size: int) -> None:
-        self.labels = labels
-        self.slice_size = slice_size
-        self.size = len(labels)
-        _, inverse = torch.unique(labels, return_inverse=True)
-        first = torch.full((int(inverse.max()) + 1,), self.size, device=labels.device)
-        rows = torch.arange(self.size, device=labels.device)
-        first = first.scatter_reduce(0, inverse, rows, "amin")  # (classes,) first row of each class
-        self._class = first[inverse]  # (B,) a class is named by its first row
-        self.order = self._class.argsort(stable=True)  # (B,) rows in the order of columns
-        self._sorted = self._class[self.order]
-        self.class_sizes = inverse.bincount()
-        # Place of each column within its class: 0 for the first row, in the order of rows.
-        starts = torch.searchsorted(self._sorted, self._sorted)
-        self.places = rows - starts  # (B,) of columns
-        self.num_positives = (self.class_sizes[inverse] - 1).to(torch.int64)  # (B,) of rows
+        self.size, self.slice_size = len(labels), slice_size
+        self.order = labels.argsort(stable=True)  # (B,) the row at each place of the sorted batch
+        self.ranks = torch.empty_like(self.order)  # (B,) the place of each row
+        self.numbers = torch.arange(self.size, device=labels.device)
+        self.ranks[self.order] = self.numbers
+        self.labels = labels[self.order]
+        self._classes: list[int] = self.labels.tolist()
+        _, inverse, class_sizes = torch.unique_consecutive(self.labels, return_inverse=True, return_counts=True)
+        self.largest_class = int(class_sizes.max())
+        self.places = self.numbers - torch.searchsorted(self.labels, self.labels)  # (B,) within the class, from 0
+        self.num_positives = class_sizes[inverse] - 1  # (B,)
         self.num_negatives = self.size - 1 - self.num_positives
+        self._pieces_per_slice = -(-slice_size // ROWS)
+        self._pieces = [
+            slice(start, min(start + ROWS, first + slice_size))
+            for first in range(0, self.size, slice_size)
+            for start in range(first, first + slice_size, ROWS)
+        ]
 
-    def row_tiles(self, owned: range) -> Iterator[slice]:
-        """Row tiles of these slices, in order; none crosses a slice."""
-        for index in owned:
-            for start in range(index * self.slice_size, (index + 1) * self.slice_size, ROWS):
-                yield slice(start, min(start + ROWS, (index + 1) * self.slice_size))
+    def tiles(self, index: int) -> Iterator[Tile]:
+        """The tiles that a slice stands for; those of all slices together hold each pair of rows once."""
+        count = len(self._pieces)
+        for number in range(index * self._pieces_per_slice, (index + 1) * self._pieces_per_slice):
+            rows, last = self._pieces[number], number + num_followers(number, count)
+            yield self._tile(rows, rows)
+            for first, final in ((number + 1, min(last, count - 1)), (0, last - count)):
+                if first <= final:
+                    stop = self._pieces[final].stop
+                    for start in range(self._pieces[first].start, stop, COLUMNS):
+                        yield self._tile(rows, slice(start, min(start + COLUMNS, stop)))
 
-    def tiles(self, rows: slice) -> Iterator[Tile]:
-        """All tiles beside these rows, columns ascending."""
-        mine = self._class[rows]
-        lowest, highest = int(mine.min()), int(mine.max())
-        for start in range(0, self.size, COLUMNS):
-            columns = slice(start, min(start + COLUMNS, self.size))
-            theirs = self._sorted[columns]
-            if int(theirs[-1]) < lowest or int(theirs[0]) > highest:
-                yield Tile(rows, columns, None, None)
-                continue
-            numbers = torch.arange(rows.start, rows.stop, device=mine.device)
-            own = numbers.unsqueeze(1) == self.order[columns]
-            yield Tile(rows, columns, (mine.unsqueeze(1) == theirs) & ~own, own)
+    def _tile(self, rows: slice, columns: slice) -> Tile:
+        classes = self._classes
+        if classes[rows.stop - 1] < classes[columns.start] or classes[columns.stop - 1] < classes[rows.start]:
+            return Tile(rows, columns, None, None)
+        itself = self.numbers[rows].unsqueeze(1) == self.numbers[columns]
+        same = self.labels[rows].unsqueeze(1) == self.labels[columns]
+        return Tile(rows, columns, same & ~itself, itself)
+
+
+def num_followers(number: int, count: int) -> int:
+    """With how many of the pieces that follow it, cyclically, a piece is paired, so that each two meet once.
+
+    Of an even count two opposite pieces could both claim their pair; the even of the first half and the odd of the
+    second half get it.
+    """
+    half = count // 2
+    if count % 2:
+        return half
+    return half if (number % half) % 2 == number // half else half - 1

@@ -10,8 +10,9 @@ from torch import Tensor
 from raydml.catalogue import GeneralizedLiftedStructure, LiftedStructure
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.log_sum_exp import LogSumExp, linear_log_sum_exp
 from raydml.losses.tiled.reduction import pair_reduction, reduce_rows, through
-from raydml.losses.tiled.statistics import Answers, LogSumExp, Pairs, Sum, linear_log_sum_exp
+from raydml.losses.tiled.statistics import Answers, Pairs, Sum
 
 
 def build(spec: LiftedStructure, loss: Any, similar: bool) -> Formula | None:

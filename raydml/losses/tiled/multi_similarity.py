@@ -10,8 +10,9 @@ from torch import Tensor
 from raydml import catalogue
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.log_sum_exp import LogSumExp, linear_log_sum_exp
 from raydml.losses.tiled.reduction import log_one_plus, reduce_rows
-from raydml.losses.tiled.statistics import Answers, Largest, LogSumExp, Pairs, linear_log_sum_exp
+from raydml.losses.tiled.statistics import Answers, Largest, Pairs
 
 
 def build(spec: catalogue.MultiSimilarity, loss: Any, similar: bool) -> Formula | None:

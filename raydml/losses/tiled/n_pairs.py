@@ -11,58 +11,56 @@ from torch import Tensor
 
 from raydml import catalogue
 from raydml.losses.tiled.engine import Found
-from raydml.losses.tiled.layout import COLUMNS, Layout
+from raydml.losses.tiled.layout import COLUMNS, ROWS
 from raydml.losses.tiled.reduction import add_exponentials, log_one_plus
 from raydml.losses.tiled.scores import Score, build_score, pull_prepare
-from raydml.parallel import Group
+from raydml.parallel import Group, TreeAccumulator, tree_sum
 
 
 @dataclass(frozen=True)
 class TiledNPairs:
-    """Each worker takes the anchors among its rows against all positives, and its positives against all anchors."""
+    """The anchors are divided among the slices; each worker takes those of its slices against all positives."""
 
     loss: Any
     score: Score
 
     def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
         """The loss of a gathered batch (B, D), (B,), and dL/d(own rows); it has no weights of its own."""
-        layout = Layout(labels, len(labels) // group.num_slices)
+        size = len(labels) // group.num_slices
+        own = slice(group.owned.start * size, group.owned.stop * size)
         anchors, positives = first_pairs(labels)  # (N,) each
-        sign = 1 if self.score.similar else -1
-        with torch.no_grad():
-            units = self.score.prepare(embeddings)
-            own = slice(group.owned.start * layout.slice_size, group.owned.stop * layout.slice_size)
-            collected = units.new_zeros(len(units[own]), 2)  # score of the own positive, log sum exp of the others
-            for mine in self._tiles(anchors, layout, group):
-                rows = anchors[mine]
-                collected[rows - own.start] = self._collect(units[rows], mine, units[positives], sign)
-            answers = group.gather_slices(collected)[anchors].requires_grad_()  # (N, 2)
         if not len(anchors):
             return embeddings.new_zeros(()), torch.zeros_like(embeddings[own]), []
+        sign = 1 if self.score.similar else -1
+        bounds = [len(anchors) * index // group.num_slices for index in range(group.num_slices + 1)]
+        counts = [bounds[share.stop] - bounds[share.start] for share in map(group.share, range(group.size))]
+        with torch.no_grad():
+            units = self.score.prepare(embeddings)
+            parts = [
+                self._collect(units[anchors[mine]], mine, units[positives], sign)
+                for index in group.owned
+                for mine in tiles(bounds, index)
+            ]
+            found = torch.cat(parts) if parts else units.new_empty(0, 2)
+            answers = group.gather_rows(found, counts).requires_grad_()  # (N, 2)
         with torch.enable_grad():
             terms = log_one_plus(answers[:, 1] - answers[:, 0])
             given = {"losses": terms, "indices": anchors, "reduction_type": "element"}
             loss = self.loss.reducer({"loss": given}, terms.unsqueeze(1), labels)
         (pressure,) = torch.autograd.grad(loss, answers, materialize_grads=True, allow_unused=True)
+        accumulator = TreeAccumulator(group.num_slices)
         with torch.no_grad():
-            total = torch.zeros_like(units[own])
-            for numbers, others in ((anchors, positives), (positives, anchors)):
-                for mine in self._tiles(numbers, layout, group):
-                    rows = numbers[mine]
-                    total[rows - own.start] += self._pull(
-                        units[rows], mine, units[others], answers.detach(), pressure * sign, numbers is anchors
-                    )
-        return loss.detach(), pull_prepare(self.score, embeddings[own], total, layout.slice_size), []
+            for index in group.owned:
+                total = torch.zeros_like(units)
+                for mine in tiles(bounds, index):
+                    force = pressure[mine] * sign
+                    self._pull(total, units, anchors[mine], positives, mine, answers[mine].detach(), force)
+                accumulator.add(index, [total])
+            cotangents = tree_sum(accumulator, group)[0][own]
+        return loss.detach(), pull_prepare(self.score, embeddings[own], cotangents, size), []
 
-    @staticmethod
-    def _tiles(numbers: Tensor, layout: Layout, group: Group) -> Iterator[Tensor]:
-        """Pairs whose anchor (or positive) lies in one row tile of the own slices."""
-        for rows in layout.row_tiles(group.owned):
-            (mine,) = ((numbers >= rows.start) & (numbers < rows.stop)).nonzero(as_tuple=True)
-            if len(mine):
-                yield mine
-
-    def _collect(self, rows: Tensor, mine: Tensor, others: Tensor, sign: int) -> Tensor:
+    def _collect(self, rows: Tensor, mine: slice, others: Tensor, sign: int) -> Tensor:
+        """(n, 2): the score of the own positive, and the log-sum-exp of the others."""
         targets = rows.new_zeros(len(rows))
         largest = torch.full_like(targets, torch.finfo(rows.dtype).min)
         total = torch.zeros_like(targets)
@@ -76,21 +74,32 @@ class TiledNPairs:
         return torch.stack([targets, torch.where(total > 0, largest + total.log(), none)], dim=1)
 
     def _pull(
-        self, rows: Tensor, mine: Tensor, others: Tensor, answers: Tensor, pressure: Tensor, of_anchors: bool
-    ) -> Tensor:
-        """Slopes of the rows' scores, whose softmax is over the positives whichever side the rows are on."""
+        self,
+        total: Tensor,
+        units: Tensor,
+        anchors: Tensor,
+        positives: Tensor,
+        mine: slice,
+        answers: Tensor,
+        force: Tensor,
+    ) -> None:
+        """Add to `total`, (B, D), what the scores of some anchors give to them and to all positives."""
         sign = 1 if self.score.similar else -1
-        total = torch.zeros_like(rows)
-        for start in range(0, len(others), COLUMNS):
-            columns = slice(start, start + COLUMNS)
-            scores = self.score.tile(rows, others[columns])
-            anchor = answers[mine].unsqueeze(1) if of_anchors else answers[columns].unsqueeze(0)  # (r, 1, 2), (1, c, 2)
-            force = pressure[mine].unsqueeze(1) if of_anchors else pressure[columns].unsqueeze(0)
-            slopes = (scores * sign).sub_(anchor[..., 1]).exp_().mul_(force[..., 1])
-            at = own_pair(mine, start, scores.shape[1])
-            slopes[at] = force[..., 0].expand_as(scores)[at]
-            total += self.score.pull(rows, others[columns], scores, slopes)
-        return total
+        for start in range(0, len(positives), COLUMNS):
+            others = positives[start : start + COLUMNS]
+            scores = self.score.tile(units[anchors], units[others])
+            slopes = (scores * sign).sub_(answers[:, 1:]).exp_().mul_(force[:, 1:])
+            at = own_pair(mine, start, len(others))
+            slopes[at] = force[at[0], 0]
+            of_anchors, of_positives = self.score.pull(units[anchors], units[others], scores, slopes)
+            total[anchors] += of_anchors
+            total[others] += of_positives
+
+
+def tiles(bounds: list[int], index: int) -> Iterator[slice]:
+    """The pairs of one slice, a row tile at a time."""
+    for start in range(bounds[index], bounds[index + 1], ROWS):
+        yield slice(start, min(start + ROWS, bounds[index + 1]))
 
 
 def first_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,10 +114,11 @@ def first_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     return order[starts], order[starts + 1]
 
 
-def own_pair(mine: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+def own_pair(mine: slice, start: int, width: int) -> tuple[Tensor, Tensor]:
     """Rows whose own partner lies in the chunk, and its column there."""
-    (rows,) = ((mine >= start) & (mine < start + width)).nonzero(as_tuple=True)
-    return rows, mine[rows] - start
+    first, stop = max(mine.start, start), min(mine.stop, start + width)
+    numbers = torch.arange(first, max(first, stop))
+    return numbers - mine.start, numbers - start
 
 
 def build(spec: catalogue.NPairs, loss: Any) -> TiledNPairs | None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from raydml.catalogue import NTXent
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.log_sum_exp import linear_log_sum_exp
 from raydml.losses.tiled.reduction import log_one_plus, pair_reduction, through
-from raydml.losses.tiled.statistics import Answers, Pairs, Sum, linear_log_sum_exp
+from raydml.losses.tiled.statistics import Answers, Pairs, Sum
 
 
 def build(spec: NTXent, loss: Any, similar: bool) -> Formula | None:

@@ -9,6 +9,8 @@ from pytorch_metric_learning import distances
 from torch import Tensor
 from torch.nn import functional
 
+Both = tuple[Tensor, Tensor]  # of the rows (r, D), of the columns (c, D)
+
 
 class Score(Protocol):
     """A symmetric score of two rows: a similarity (`similar`: larger is nearer) or a distance."""
@@ -23,8 +25,8 @@ class Score(Protocol):
         """(r, D), (c, D) -> scores (r, c), a fresh tensor."""
         ...
 
-    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
-        """sum_j slopes_ij d(score_ij)/d(row_i), (r, D); may overwrite `slopes`."""
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Both:
+        """sum_ij slopes_ij d(score_ij) by the rows, (r, D), and by the columns, (c, D); may overwrite `slopes`."""
         ...
 
 
@@ -44,9 +46,9 @@ class DotProduct:
         """See Score."""
         return rows @ columns.T  # (r, c)
 
-    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Both:
         """See Score."""
-        return slopes @ columns  # (r, D)
+        return slopes @ columns, slopes.T @ rows
 
 
 class Euclidean:
@@ -77,16 +79,17 @@ class Euclidean:
         squared = torch.addmm(other, rows, columns.T, alpha=-2).add_(own)
         return squared.masked_fill_(squared < 4 * epsilon * (own + other.max()), 0)
 
-    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Both:
         """See Score."""
         # d|x - y|^p / dx = p |x - y|^(p - 2) (x - y), and |x - y|^(p - 2) = score^(1 - 2 / p)
         if self._power == 1:
-            slopes = (slopes / scores).nan_to_num_(0, 0, 0)  # equal rows: 0
+            slopes = slopes.div_(scores).nan_to_num_(0, 0, 0)  # equal rows: 0
         elif self._power == 2:
-            slopes = slopes * 2
+            slopes = slopes.mul_(2)
         else:
-            slopes = (slopes * scores.pow(1 - 2 / self._power)).nan_to_num_(0, 0, 0).mul_(self._power)
-        return rows * slopes.sum(1, keepdim=True) - slopes @ columns
+            slopes = slopes.mul_(scores.pow(1 - 2 / self._power)).nan_to_num_(0, 0, 0).mul_(self._power)
+        of_rows = torch.addmm(rows * slopes.sum(1, keepdim=True), slopes, columns, alpha=-1)
+        return of_rows, torch.addmm(columns * slopes.sum(0).unsqueeze(1), slopes.T, rows, alpha=-1)
 
 
 class Lp:
@@ -106,14 +109,14 @@ class Lp:
         distances = torch.cdist(rows, columns, p=self._p)
         return distances if self._power == 1 else distances.pow_(self._power)
 
-    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Tensor:
+    def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Both:
         """See Score."""
-        leaf = rows.detach().requires_grad_()
+        leaves = rows.detach().requires_grad_(), columns.detach().requires_grad_()
         with torch.enable_grad():
-            distances = torch.cdist(leaf, columns, p=self._p)
+            distances = torch.cdist(*leaves, p=self._p)
             powered = distances if self._power == 1 else distances.pow(self._power)
-        (gradient,) = torch.autograd.grad(powered, leaf, slopes)
-        return gradient
+            of_rows, of_columns = torch.autograd.grad((powered * slopes).sum(), leaves)
+        return of_rows, of_columns
 
 
 def pull_prepare(score: Score, embeddings: Tensor, cotangents: Tensor, slice_size: int) -> Tensor:
@@ -125,9 +128,14 @@ def pull_prepare(score: Score, embeddings: Tensor, cotangents: Tensor, slice_siz
     for rows, upstream in zip(*(torch.split(value, slice_size) for value in (embeddings, cotangents)), strict=True):
         leaf = rows.detach().requires_grad_()
         with torch.enable_grad():
-            prepared = score.prepare(leaf)
-        pulled.append(torch.autograd.grad(prepared, leaf, upstream)[0])
+            pulled.append(pull_back(score.prepare(leaf), leaf, upstream))
     return torch.cat(pulled)
+
+
+def pull_back(output: Tensor, leaf: Tensor, upstream: Tensor) -> Tensor:
+    """Cotangents of an output -> of a leaf of its graph; as of a sum, since torch loads sympy, 40 MB, for any other."""
+    with torch.enable_grad():
+        return torch.autograd.grad((output * upstream).sum(), leaf)[0]
 
 
 def build_score(distance: Any) -> Score | None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from raydml.catalogue import SupCon
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.log_sum_exp import linear_log_sum_exp
 from raydml.losses.tiled.reduction import reduce_rows
-from raydml.losses.tiled.statistics import Answers, Pairs, Sum, linear_log_sum_exp
+from raydml.losses.tiled.statistics import Answers, Pairs, Sum
 
 
 def build(spec: SupCon, loss: Any, similar: bool) -> Formula | None:

@@ -95,7 +95,7 @@ def _all_triplets(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, mine
         return reduce(through(total, positive, answers["triplets"][:, 3:]), count.detach(), above.detach())
 
     listed = {"positive": Listed("positives", lambda pairs: pairs.scores * sign, lambda pairs: sign)}
-    return Formula((listed, {"triplets": Sums("negatives", sums, slope)}), loss)
+    return Formula((listed, {"triplets": Sums("negatives", sums, slope, width=lambda places: 3 + places)}), loss)
 
 
 def _one_each(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, strategies: tuple[str, str]) -> Formula:
