@@ -104,6 +104,8 @@ class Objective(nn.Module):
         if batch_size >= TILED_FROM and isinstance(self.term, PmlTerm):
             self.tiled = tiled_form(spec, self.term.loss)
         self.to(self.dtype)
+        # Losses that keep something (weights, centres, a memory) want class numbers; the others only compare labels.
+        self.num_classes = num_classes if self.state_dict() else None
 
     def measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss but for what runs in tiles, shape (), of embeddings (B, D) and labels (B,), and cheap statistics."""

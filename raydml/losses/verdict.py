@@ -34,6 +34,14 @@ def evaluate_objective(
     all rows are own. The objective is left as it was, so an aborted step never was; weights that the loss does not
     reach get zeros, and so does everything in a batch that yields no tuples.
     """
+    assert embeddings.ndim == 2 and embeddings.shape[:1] == labels.shape and not labels.is_floating_point(), (
+        f"embeddings {tuple(embeddings.shape)} with {labels.dtype} labels {tuple(labels.shape)}: wanted are (B, D) and "
+        "a class number for each row"
+    )
+    labels = labels.long()  # shorter integers are no indices everywhere, and bytes would be masks
+    assert objective.num_classes is None or (labels.min() >= 0 and labels.max() < objective.num_classes), (
+        f"labels run from {int(labels.min())} to {int(labels.max())}, and the loss has {objective.num_classes} classes"
+    )
     group = group or Group(0, 1, 1)
     size = len(labels) // group.num_slices
     own = slice(group.owned.start * size, group.owned.stop * size)

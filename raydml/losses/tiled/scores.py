@@ -72,11 +72,10 @@ class Euclidean:
 
     def _squared(self, rows: Tensor, columns: Tensor) -> Tensor:
         epsilon = torch.finfo(rows.dtype).eps
+        own, other = rows.square().sum(1, keepdim=True), columns.square().sum(1)  # 1 of unit vectors, 0 of a zero row
+        squared = (own + other).addmm_(rows, columns.T, alpha=-2)
         if self._normalize:
-            squared = torch.addmm(rows.new_tensor(2.0), rows, columns.T, alpha=-2)
             return torch.threshold_(squared, 8 * epsilon, 0.0)
-        own, other = rows.square().sum(1, keepdim=True), columns.square().sum(1)
-        squared = torch.addmm(other, rows, columns.T, alpha=-2).add_(own)
         return squared.masked_fill_(squared < 4 * epsilon * (own + other.max()), 0)
 
     def pull(self, rows: Tensor, columns: Tensor, scores: Tensor, slopes: Tensor) -> Both:
