@@ -1,0 +1,102 @@
+"""Gallery labels and some queries -> each query's positives, nearest first.
+
+The order is by exact score descending, then by gallery row ascending. Scores come from products in float64; only those
+that lie so near to one another that rounding could have exchanged them are computed exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raydml.evaluation.scores import SPAN, Array, Scorer
+
+_TOGETHER = 64  # queries that are scored with all positives of theirs
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Gallery rows by label: `rows` of ascending `labels`, ascending within a label."""
+
+    labels: Array
+    rows: Array
+
+    @classmethod
+    def of(cls, labels: Array) -> Classes:
+        """From the labels of the gallery (ng,)."""
+        rows = np.argsort(labels, kind="stable")
+        return cls(labels[rows], rows)
+
+    def sizes(self, labels: Array) -> Array:
+        """Gallery rows with each of these labels: int64 (n,)."""
+        return np.searchsorted(self.labels, labels, "right") - np.searchsorted(self.labels, labels)
+
+    def members(self, labels: Array) -> tuple[Array, Array]:
+        """Pairs (place in `labels`, gallery row) of one label, place after place, rows ascending."""
+        sizes = self.sizes(labels)
+        places = np.repeat(np.arange(len(labels)), sizes)
+        within = np.arange(len(places)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return places, self.rows[np.repeat(np.searchsorted(self.labels, labels), sizes) + within]
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Positives of some queries, query after query and nearest first, as flat arrays of one length."""
+
+    queries: Array  # place of the query among those asked for, ascending
+    rows: Array  # gallery row
+    scores: Array  # off by float64's error at most
+    starts: Array  # (b,) where each query's begin
+
+    @classmethod
+    def of(cls, scorer: Scorer, classes: Classes, queries: Array, labels: Array, own: Array) -> Positives:
+        """Positives of the scorer's `queries` (b,), whose `labels` ascend, without the gallery rows `own` (b,).
+
+        Every query must have a positive.
+        """
+        parts = []
+        for start in range(0, len(queries), _TOGETHER):
+            here = slice(start, start + _TOGETHER)
+            places, rows, scores = _scored(scorer, classes, queries[here], labels[here])
+            kept = rows != own[here][places]
+            parts.append((places[kept] + start, rows[kept], scores[kept]))
+        places, rows, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(places * SPAN - scores)
+        rows, scores = rows[order], scores[order]
+        _settle(scorer, queries, places, rows, scores)
+        return cls(places, rows, scores, np.searchsorted(places, np.arange(len(queries))))
+
+    @property
+    def place(self) -> Array:
+        """0, 1, 2, ... among the positives of the query."""
+        return np.asarray(np.arange(len(self.rows)) - self.starts[self.queries])
+
+
+def _scored(scorer: Scorer, classes: Classes, queries: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Pairs (place in `queries`, gallery row) of one label with their scores, from one product with all such rows."""
+    present, which = np.unique(labels, return_inverse=True)
+    sizes = classes.sizes(present)
+    _, columns = classes.members(present)
+    counts = sizes[which]
+    places = np.repeat(np.arange(len(queries)), counts)
+    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    column = np.repeat((np.cumsum(sizes) - sizes)[which], counts) + within
+    dimension = scorer.gallery.shape[1]
+    products = np.empty((len(queries), len(columns)))
+    asked = scorer.asked(queries, np.empty((len(queries), dimension)))
+    scorer.products(asked, scorer.given(columns, np.empty((len(columns), dimension))), products)
+    rows, scores = columns[column], products[places, column]
+    return places, rows, scorer.scores(scores, rows)
+
+
+def _settle(scorer: Scorer, queries: Array, places: Array, rows: Array, scores: Array) -> None:
+    """Put runs of scores that rounding could have exchanged into their exact order, in place."""
+    near = np.diff(places * SPAN - scores) <= 2 * scorer.error(np.float64)
+    if not near.any():
+        return
+    runs = np.concatenate([[0], np.cumsum(~near)])
+    here = np.flatnonzero(np.append(near, False) | np.append(False, near))
+    exact = scorer.exact(queries[places[here]], rows[here])
+    order = np.lexsort((rows[here], -exact, runs[here]))
+    rows[here], scores[here] = rows[here[order]], exact[order]
