@@ -55,13 +55,9 @@ class Positives:
 
         Every query must have a positive.
         """
-        parts = []
-        for start in range(0, len(queries), _TOGETHER):
-            here = slice(start, start + _TOGETHER)
-            places, rows, scores = _scored(scorer, classes, queries[here], labels[here])
-            kept = rows != own[here][places]
-            parts.append((places[kept] + start, rows[kept], scores[kept]))
-        places, rows, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        places, rows, scores = _scored(scorer, classes, queries, labels)
+        kept = rows != own[places]
+        places, rows, scores = places[kept], rows[kept], scores[kept]
         order = np.argsort(places * SPAN - scores)
         rows, scores = rows[order], scores[order]
         _settle(scorer, queries, places, rows, scores)
@@ -74,19 +70,24 @@ class Positives:
 
 
 def _scored(scorer: Scorer, classes: Classes, queries: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Pairs (place in `queries`, gallery row) of one label with their scores, from one product with all such rows."""
+    """Pairs (place in `queries`, gallery row) of one label with their scores, from products with all rows of classes."""
     present, which = np.unique(labels, return_inverse=True)
-    sizes = classes.sizes(present)
-    _, columns = classes.members(present)
-    counts = sizes[which]
-    places = np.repeat(np.arange(len(queries)), counts)
-    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-    column = np.repeat((np.cumsum(sizes) - sizes)[which], counts) + within
-    dimension = scorer.gallery.shape[1]
-    products = np.empty((len(queries), len(columns)))
-    asked = scorer.asked(queries, np.empty((len(queries), dimension)))
-    scorer.products(asked, scorer.given(columns, np.empty((len(columns), dimension))), products)
-    rows, scores = columns[column], products[places, column]
+    owners, columns = classes.members(present)
+    starts = np.searchsorted(owners, np.arange(len(present) + 1))  # of each class in `columns`
+    ends = np.cumsum(np.diff(starts)[which])  # of each query's pairs
+    places = np.repeat(np.arange(len(queries)), np.diff(ends, prepend=0))
+    column = np.arange(len(places)) + (starts[which + 1] - ends)[places]
+    scores = np.empty(len(places))
+    for start in range(0, len(queries), _TOGETHER):
+        here = slice(start, min(start + _TOGETHER, len(queries)))
+        first, last = starts[which[here.start]], starts[which[here.stop - 1] + 1]
+        asked = np.empty((here.stop - here.start, scorer.gallery.shape[1]))
+        given = np.empty((last - first, scorer.gallery.shape[1]))
+        products = np.empty((len(asked), len(given)))
+        scorer.products(scorer.asked(queries[here], asked), scorer.given(columns[first:last], given), products)
+        pairs = slice(ends[start - 1] if start else 0, ends[here.stop - 1])
+        scores[pairs] = products[places[pairs] - start, column[pairs] - first]
+    rows = columns[column]
     return places, rows, scorer.scores(scores, rows)
 
 

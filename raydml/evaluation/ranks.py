@@ -18,7 +18,7 @@ from raydml.evaluation.positives import Classes, Positives
 from raydml.evaluation.scores import SPAN, Array, Scorer
 from raydml.evaluation.tiles import Tiles
 
-BLOCK = 512  # queries that are ranked together
+BLOCK = 1024  # queries that are ranked together
 MOST_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
 _WAITING = 2**12  # gallery rows that wait to be counted, at least
 
@@ -42,8 +42,8 @@ class Block:
     task: Task
     queries: Array  # (b,) rows of the scorer's queries
     positives: Positives
-    limits: Array  # last rank that matters, of each positive; does not rise within a query
-    ranks: Array  # of each positive, from 1 on; one beyond its limit may be too low, yet beyond it
+    total: Array  # (b,) number of positives, and the last rank that matters, but for the first positive's
+    ranks: Array  # of each positive, from 1 on; one that does not matter may be too low, yet does not matter
     lowest: Array  # (b,) shifted score below which a gallery row changes no rank that matters, infinite where none can
     _waiting: list[tuple[Array, Array, Array]] = field(default_factory=list)
     _held: int = 0
@@ -52,11 +52,8 @@ class Block:
     def of(cls, task: Task, queries: Array, kind: Any) -> Block:
         """Queries whose labels ascend, each with a positive; tiles will have scores of type `kind`."""
         positives = Positives.of(task.scorer, task.classes, queries, task.query_labels[queries], task.own[queries])
-        total = np.bincount(positives.queries)
-        limits = np.where(
-            positives.place > 0, total[positives.queries], np.maximum(total, task.depth)[positives.queries]
-        )
-        block = cls(task, queries, positives, limits, positives.place + 1, np.empty(len(queries), dtype=kind))
+        total, lowest = np.bincount(positives.queries), np.empty(len(queries), dtype=kind)
+        block = cls(task, queries, positives, total, positives.place + 1, lowest)
         block._raise()
         return block
 
@@ -87,7 +84,8 @@ class Block:
     def _raise(self) -> None:
         """Raise `lowest` to what the ranks so far allow."""
         starts, kind = self.positives.starts, self.lowest.dtype.type
-        alive = np.add.reduceat(self.ranks <= self.limits, starts, dtype=np.int64)
+        alive = np.add.reduceat(self.ranks <= self.total[self.positives.queries], starts, dtype=np.int64)
+        alive = np.maximum(alive, self.ranks[starts] <= self.task.depth)
         last = self.positives.scores[starts + np.maximum(alive, 1) - 1] - self._slack
         lowest = np.where(alive > 0, self.task.scorer.shifted(last, self.queries), np.inf)
         self.lowest = np.nextafter(lowest.astype(kind), kind(-np.inf))

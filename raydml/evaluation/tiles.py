@@ -9,7 +9,7 @@ import numpy as np
 
 from raydml.evaluation.scores import Array, Scorer
 
-_TILE = 2**18  # scores at a time: 1 MiB of float32
+_TILE = 2**20  # scores at a time: 4 MiB of float32
 _GROUP = 8  # scores of which only the highest is looked at first
 
 
@@ -58,7 +58,8 @@ class Tiles:
         found = np.flatnonzero(highest >= limits)
         if len(found) * _GROUP > len(highest):
             return None
-        group, member = np.nonzero((groups[:, found] >= limits[found]).T)
+        reached = np.take(groups, found, axis=1) >= limits[found]
+        member, group = np.divmod(np.flatnonzero(reached), max(1, len(found)))
         return np.asarray(member * len(highest) + found[group])
 
     def _take(self, name: str, rows: int, columns: int) -> Array:
