@@ -70,7 +70,7 @@ class Positives:
 
 
 def _scored(scorer: Scorer, classes: Classes, queries: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Pairs (place in `queries`, gallery row) of one label with their scores, from products with all rows of classes."""
+    """Pairs (place in `queries`, gallery row) of one label with their scores, from a few products."""
     present, which = np.unique(labels, return_inverse=True)
     owners, columns = classes.members(present)
     starts = np.searchsorted(owners, np.arange(len(present) + 1))  # of each class in `columns`

@@ -18,9 +18,9 @@ from raydml.evaluation.positives import Classes, Positives
 from raydml.evaluation.scores import SPAN, Array, Scorer
 from raydml.evaluation.tiles import Tiles
 
-BLOCK = 1024  # queries that are ranked together
+BLOCK = 768  # queries that are ranked together
 MOST_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
-_WAITING = 2**12  # gallery rows that wait to be counted, at least
+_WAITING = 2**12  # negatives that wait to be counted, at least
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,21 @@ class Block:
         return block
 
     def sift(self, near: Array, rows: Array, scores: Array) -> None:
-        """Take note of the gallery rows among these that matter: place of the query, row and shifted score."""
-        enough = scores >= self.lowest[near]
-        self._waiting.append((near[enough], rows[enough], scores[enough]))
+        """Keep the negatives among these that matter: place of the query, gallery row and shifted score."""
+        other = self.task.gallery_labels[rows] != self.task.query_labels[self.queries][near]
+        kept = other & (scores >= self.lowest[near])
+        self._waiting.append((near[kept], rows[kept], scores[kept]))
         self._held += len(self._waiting[-1][0])
         if self._held > max(_WAITING, len(self.ranks)):
             self.count()
 
     def count(self) -> None:
-        """Count all that were taken note of."""
+        """Count the negatives that were kept."""
         if not self._held:
             return
         near, rows, scores = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting, self._held = [], 0
-        negative = self.task.gallery_labels[rows] != self.task.query_labels[self.queries[near]]
-        near, rows = near[negative], rows[negative]
-        self.ranks += self._before(near, rows, self.task.scorer.unshifted(scores[negative], self.queries[near]))
+        self.ranks += self._before(near, rows, self.task.scorer.unshifted(scores, self.queries[near]))
         self._raise()
 
     @property

@@ -57,11 +57,11 @@ class Scorer:
         )
 
     def rough_type(self, num_positives: float) -> Any:
-        """Type of products for queries with so many positives: float32, where few negatives fall between them.
+        """Type of products for queries with so many positives.
 
-        A query has about four negatives for each positive to be looked at, and of all a share proportional to the number
-        of positives lies within float32's rounding of one. From the root of four times the gallery on, scoring those
-        exactly would cost more than all products in float64. Manhattan distances gain nothing from float32.
+        The more positives, the more negatives are looked at, and the larger is the share of these that lie within
+        float32's rounding of a positive and are scored exactly: from about the root of four times the gallery on that
+        costs more than products in float64. Manhattan distances gain nothing from float32.
         """
         many = num_positives**2 > 4 * len(self.gallery)
         return np.float64 if many or self.metric == "manhattan" else np.float32
@@ -130,12 +130,16 @@ class Scorer:
 
 
 def _scaled(vectors: Array, rows: Array, scale: Array, out: Array) -> Array:
-    """`vectors[rows]` times their factors, in float64 unless all is float32 and stays in its range."""
+    """`vectors[rows]` times their factors, in float64 unless `vectors` and `out` are float32 and stay in its range."""
     factors = scale[rows][:, None]
     if vectors.dtype == out.dtype == np.float32 and factors.max() < _LARGE and factors.min() > 1 / _LARGE:
-        np.take(vectors, rows, axis=0, out=out, mode="clip")  # checked rows: "raise" would copy
-        return np.multiply(out, factors.astype(np.float32), out=out)
-    return np.multiply(vectors[rows], factors, out=out, casting="same_kind")
+        np.take(vectors, rows, axis=0, out=out, mode="clip")  # "raise" would copy; rows are in range
+    elif out.dtype == np.float64:
+        out[:] = vectors[rows]
+    else:
+        return np.multiply(vectors[rows], factors, out=out, casting="same_kind")
+    out *= factors.astype(out.dtype)
+    return out
 
 
 def _inverse_root(squares: Array) -> Array:

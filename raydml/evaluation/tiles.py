@@ -9,7 +9,7 @@ import numpy as np
 
 from raydml.evaluation.scores import Array, Scorer
 
-_TILE = 2**20  # scores at a time: 4 MiB of float32
+_TILE = 2**19  # scores at a time: 2 MiB of float32
 _GROUP = 8  # scores of which only the highest is looked at first
 
 
@@ -19,7 +19,8 @@ class Tiles:
     def __init__(self, scorer: Scorer, kind: Any) -> None:
         self._scorer, self._kind = scorer, kind
         self._space: dict[str, Array] = {}
-        self._queries = self._asked = np.empty(0)
+        self._queries: Array = np.empty(0, dtype=np.int64)
+        self._asked: Array = np.empty((0, scorer.gallery.shape[1]))
 
     def ask(self, queries: Array) -> None:
         """Rows of the scorer's queries (b,) that are scored from now on."""
@@ -44,7 +45,8 @@ class Tiles:
         if places is None:
             limits = np.minimum(lowest[:, None], columns, out=self._take("limits", *scores.shape))
             places = np.flatnonzero(scores >= limits)  # nonzero of the matrix takes ten times as long
-        return *np.divmod(places, len(rows)), scores.reshape(-1)[places]
+        near, column = np.divmod(places, len(rows))
+        return near, column, scores.reshape(-1)[places]
 
     def _few(self, scores: Array, lowest: Array, columns: Array | float) -> Array | None:
         """Flat places of these pairs, or None where they are not few; most groups are passed over by their highest."""

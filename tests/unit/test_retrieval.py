@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raydml.errors import DataError
-from raydml.evaluation import baseline, ranks, retrieval, scores, summarise
+from raydml.evaluation import baseline, positives, ranks, retrieval, scores, summarise, tiles
 
 pytestmark = pytest.mark.timeout(30)
 Array = np.ndarray[Any, Any]
@@ -54,8 +54,8 @@ def test_metrics_are_those_of_a_loop_with_ties_and_lonely_queries(metric: Any) -
 
 
 def test_queries_apart_from_the_gallery_over_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "GALLERY_TILE", 16)
-    monkeypatch.setattr(scores, "DIMENSION_TILE", 3)
+    monkeypatch.setattr(tiles, "_TILE", 320)
+    monkeypatch.setattr(scores, "_COORDINATES", 24)
     random = np.random.default_rng(1)
     queries, gallery = random.standard_normal((20, 8)), random.standard_normal((75, 8))
     gallery[40:50] = gallery[0:10]
@@ -99,8 +99,11 @@ def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
     vectors, labels = random.standard_normal((300, 8)), random.integers(0, 2, 300)
     whole = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
-    for name, value in {"_PAIRS": 400, "_WAITING": 10, "_FIRST_TILE": 1, "GALLERY_TILE": 30}.items():
-        monkeypatch.setattr(ranks, name, value)
+    for module, name, value in [
+        (ranks, "MOST_PAIRS", 4000), (ranks, "_WAITING", 10), (ranks, "BLOCK", 16),
+        (tiles, "_TILE", 600), (positives, "_TOGETHER", 5),
+    ]:  # fmt: skip
+        monkeypatch.setattr(module, name, value)
     parts = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
     for name in whole:
         assert whole[name].tobytes() == parts[name].tobytes()
@@ -173,7 +176,7 @@ def test_memory_stays_far_below_all_pairs() -> None:
 
 
 def test_memory_stays_bounded_with_one_large_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_PAIRS", 2**16)
+    monkeypatch.setattr(ranks, "MOST_PAIRS", 2**16)
     random = np.random.default_rng(10)
     vectors, labels = random.standard_normal((5000, 4)).astype(np.float32), np.arange(5000) // 4
     labels[random.permutation(5000)[:3000]] = -1
