@@ -13,6 +13,7 @@ import numpy as np
 from raydml.evaluation.scores import SPAN, Array, Scorer
 
 _TOGETHER = 64  # queries that are scored with all positives of theirs
+_ROWS_AT_ONCE = 2048  # positives of these
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,22 @@ def _scored(scorer: Scorer, classes: Classes, queries: Array, labels: Array) -> 
     for start in range(0, len(queries), _TOGETHER):
         here = slice(start, min(start + _TOGETHER, len(queries)))
         first, last = starts[which[here.start]], starts[which[here.stop - 1] + 1]
-        asked = np.empty((here.stop - here.start, scorer.gallery.shape[1]))
-        given = np.empty((last - first, scorer.gallery.shape[1]))
-        products = np.empty((len(asked), len(given)))
-        scorer.products(scorer.asked(queries[here], asked), scorer.given(columns[first:last], given), products)
+        products = _products(scorer, queries[here], columns[first:last])
         pairs = slice(ends[start - 1] if start else 0, ends[here.stop - 1])
         scores[pairs] = products[places[pairs] - start, column[pairs] - first]
     rows = columns[column]
     return places, rows, scorer.scores(scores, rows)
+
+
+def _products(scorer: Scorer, queries: Array, rows: Array) -> Array:
+    """Float64 (queries, rows), a few rows at a time: a class may be large."""
+    asked = scorer.asked(queries, np.empty((len(queries), scorer.gallery.shape[1])))
+    result = np.empty((len(queries), len(rows)))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        given = scorer.given(part, np.empty((len(part), asked.shape[1])))
+        scorer.products(asked, given, result[:, start : start + len(part)])
+    return result
 
 
 def _settle(scorer: Scorer, queries: Array, places: Array, rows: Array, scores: Array) -> None:

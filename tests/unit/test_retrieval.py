@@ -95,18 +95,32 @@ def test_workers_that_split_the_queries_anywhere_get_the_same_bits(metric: Any) 
             assert np.concatenate([part[name] for part in parts]).tobytes() == whole[name].tobytes()
 
 
-def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_little_memory_changes_nothing(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
-    vectors, labels = random.standard_normal((300, 8)), random.integers(0, 2, 300)
-    whole = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
+    labels = random.permutation(np.concatenate([np.zeros(100, dtype=int), np.arange(200) // 4]))
+    vectors, own = random.standard_normal((300, 8)).astype(np.float32), np.arange(300)
+    whole = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
+    np.testing.assert_allclose(table(whole), slow(vectors, labels, vectors, labels, own, metric), atol=1e-12)
     for module, name, value in [
-        (ranks, "MOST_PAIRS", 4000), (ranks, "_WAITING", 10), (ranks, "BLOCK", 16),
-        (tiles, "_TILE", 600), (positives, "_TOGETHER", 5),
+        (ranks, "MOST_PAIRS", 4000), (ranks, "_WAITING", 10), (ranks, "BLOCK", 16), (tiles, "_TILE", 600),
+        (positives, "_TOGETHER", 5), (positives, "_ROWS_AT_ONCE", 7),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    parts = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
+    parts = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
     for name in whole:
         assert whole[name].tobytes() == parts[name].tobytes()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_a_query_need_not_have_the_numbers_of_its_gallery_row(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "BLOCK", 16)
+    random = np.random.default_rng(11)
+    gallery, labels, own = random.standard_normal((90, 4)), random.integers(0, 20, 90), np.arange(90)
+    queries = gallery + random.standard_normal((90, 4))
+    own[7] = own[np.flatnonzero(labels == labels[7])[0]]  # two queries of one gallery row
+    values = retrieval(queries, labels, gallery, labels, own=own, metric=metric)
+    np.testing.assert_allclose(table(values), slow(queries, labels, gallery, labels, own, metric), atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
@@ -177,6 +191,7 @@ def test_memory_stays_far_below_all_pairs() -> None:
 
 def test_memory_stays_bounded_with_one_large_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "MOST_PAIRS", 2**16)
+    monkeypatch.setattr(tiles, "_TILE", 2**14)
     random = np.random.default_rng(10)
     vectors, labels = random.standard_normal((5000, 4)).astype(np.float32), np.arange(5000) // 4
     labels[random.permutation(5000)[:3000]] = -1
