@@ -15,6 +15,8 @@ from raydml.evaluation.positives import Classes
 from raydml.evaluation.ranks import BLOCK, MOST_PAIRS, Block, Task, panels, rank
 from raydml.evaluation.scores import Array, Metric, Scorer
 
+_COORDINATES = 12  # of the gallery, for each positive that is held: together they take about as much memory
+
 
 def retrieval(
     queries: Array,
@@ -38,9 +40,10 @@ def retrieval(
     - recall_at_K: 1 if there is a positive among the first K ranks
 
     A query's values do not depend on the other queries, so workers that split the queries get together what one gets
-    alone, bit for bit. Memory beyond the inputs is a few numbers a row, and otherwise bounded, but for the positives
-    of a single query. A zero vector has cosine 0 with everything. DataError for rows that are not finite, an empty
-    gallery or wrong shapes.
+    alone, bit for bit. Where every query has the numbers of a gallery row of its own, each pair of queries is scored
+    once for both. Memory beyond the inputs is a few numbers a row, the positives of about a million pairs (if scores
+    serve both, of at most so many as take the room of the gallery), and those of a single query. A zero vector has
+    cosine 0 with everything. DataError for rows that are not finite, an empty gallery or wrong shapes.
     """
     if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries have dimension {queries.shape[1]}, the gallery {gallery.shape[1]}: they must agree")
@@ -61,7 +64,7 @@ def retrieval(
     order = np.argsort(query_labels, kind="stable")  # queries of one class share their positives' scores
     order = order[num_positives[order] > 0]
     shared = _shared(queries, gallery, own, order)
-    for panel in panels(num_positives[order], max(MOST_PAIRS, gallery.size // 12) if shared else 0):
+    for panel in panels(num_positives[order], max(MOST_PAIRS, gallery.size // _COORDINATES) if shared else 0):
         total = num_positives[order[panel[0].start : panel[-1].stop]]
         kind = scorer.rough_type(float(total.mean()))
         blocks = [Block.of(task, order[here], kind) for here in panel]
