@@ -74,7 +74,7 @@ class Scorer:
         the vectors and of shifts. The sizes |q| |g| are at most 1 for cosine, and 2 + 1 with |g|^2 for Euclidean.
         """
         size, unit = 1 if self.metric == "cosine" else 3, _HALF[np.dtype(kind)]
-        return (self.gallery.shape[1] + 8) * 2 * unit * size + _FLOOR
+        return float((self.gallery.shape[1] + 8) * 2 * unit * size + _FLOOR)
 
     def asked(self, queries: Array, out: Array) -> Array:
         """These rows of the queries, scaled: `out` (len(queries), d), in its type."""
