@@ -1,4 +1,4 @@
-"""Queries, a gallery and their labels -> the ranks of each query's positives, from one tile of scores at a time.
+"""Blocks of queries and a gallery -> the ranks of each query's positives, from one tile of scores at a time.
 
 The order is by exact score descending, then by gallery row ascending. A positive's rank is its place among the
 positives plus the number of negatives before it, and such counts add up over tiles. Negatives are sifted by rough
@@ -9,149 +9,152 @@ on tiles, blocks or the threads of a matrix product.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from raydml.evaluation.positives import Classes, Positives
 from raydml.evaluation.scores import SPAN, Array, Scorer
+from raydml.evaluation.tiles import Tiles
 
-BLOCK = 512  # queries that are ranked together
-GALLERY_TILE = 2048  # gallery rows scored at a time: 4 MiB of rough scores
-_FIRST_TILE = 512  # the first tile is small: what it shows spares most of the work on the others
-_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
-_WAITING = 2**16  # negatives that wait to be counted, at least
+BLOCK = 768  # queries that are ranked together
+MOST_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
+_WAITING = 2**12  # negatives that wait to be counted, at least
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """Positives of some queries, query after query and nearest first, as flat arrays of one length."""
+class Task:
+    """What is ranked: labels (nq,) and (ng,), the gallery row that each query is, or -1, and the deepest rank asked."""
 
-    queries: Array  # place of the query in its block, ascending
-    rows: Array  # gallery row
-    scores: Array  # exact, float64
-    place: Array  # 0, 1, 2, ... among the positives of the query
-
-    @classmethod
-    def of(cls, scorer: Scorer, queries: Array, places: Array, rows: Array) -> Ranked:
-        """Pairs of a query, `queries[places[i]]`, and its positive `rows[i]`, put in order.
-
-        `places` ascends, and so do `rows` within a query.
-        """
-        scores = scorer.exact(queries, places, rows)
-        order = np.argsort(-scores, kind="stable")
-        order = order[np.argsort(places[order].astype(np.int16), kind="stable")]  # a radix sort; BLOCK < 2^15
-        starts = np.searchsorted(places, np.arange(len(queries)))
-        return cls(places, rows[order], scores[order], np.arange(len(rows)) - starts[places])
+    scorer: Scorer
+    classes: Classes
+    query_labels: Array
+    gallery_labels: Array
+    own: Array
+    depth: int
 
 
 @dataclass
-class Negatives:
-    """Negatives of a block that wait to be counted: place of the query, gallery row and rough score of each."""
+class Block:
+    """Some queries and what is known of the ranks of their positives."""
 
-    queries: list[Array]
-    rows: list[Array]
-    scores: list[Array]
+    task: Task
+    queries: Array  # (b,) rows of the scorer's queries
+    positives: Positives
+    total: Array  # (b,) number of positives, and the last rank that matters, but for the first positive's
+    ranks: Array  # of each positive, from 1 on; one that does not matter may be too low, yet does not matter
+    lowest: Array  # (b,) shifted score below which a gallery row changes no rank that matters, infinite where none can
+    _waiting: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    _held: int = 0
 
-    def __len__(self) -> int:
-        return sum(map(len, self.rows))
+    @classmethod
+    def of(cls, task: Task, queries: Array, kind: Any) -> Block:
+        """Queries whose labels ascend, each with a positive; tiles will have scores of type `kind`."""
+        positives = Positives.of(task.scorer, task.classes, queries, task.query_labels[queries], task.own[queries])
+        total, lowest = np.bincount(positives.queries), np.empty(len(queries), dtype=kind)
+        block = cls(task, queries, positives, total, positives.place + 1, lowest)
+        block._raise()
+        return block
 
-    def take(self) -> tuple[Array, Array, Array]:
-        """All of them, which then wait no longer."""
-        taken = tuple(np.concatenate(parts) for parts in (self.queries, self.rows, self.scores))
-        for parts in (self.queries, self.rows, self.scores):
-            parts.clear()
-        return taken  # type: ignore[return-value]
+    def sift(self, near: Array, rows: Array, scores: Array) -> None:
+        """Keep the negatives among these that matter: place of the query, gallery row and shifted score."""
+        other = self.task.gallery_labels[rows] != self.task.query_labels[self.queries][near]
+        kept = other & (scores >= self.lowest[near])
+        self._waiting.append((near[kept], rows[kept], scores[kept]))
+        self._held += len(self._waiting[-1][0])
+        if self._held > max(_WAITING, len(self.ranks)):
+            self.count()
+
+    def count(self) -> None:
+        """Count the negatives that were kept."""
+        if not self._held:
+            return
+        near, rows, scores = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._held = [], 0
+        self.ranks += self._before(near, rows, self.task.scorer.unshifted(scores, self.queries[near]))
+        self._raise()
+
+    @property
+    def _slack(self) -> float:
+        """What a rough score and one of a positive can be wrong by together."""
+        return self.task.scorer.error(self.lowest.dtype.type) + self.task.scorer.error(np.float64)
+
+    def _raise(self) -> None:
+        """Raise `lowest` to what the ranks so far allow."""
+        starts, kind = self.positives.starts, self.lowest.dtype.type
+        alive = np.add.reduceat(self.ranks <= self.total[self.positives.queries], starts, dtype=np.int64)
+        alive = np.maximum(alive, self.ranks[starts] <= self.task.depth)
+        last = self.positives.scores[starts + np.maximum(alive, 1) - 1] - self._slack
+        lowest = np.where(alive > 0, self.task.scorer.shifted(last, self.queries), np.inf)
+        self.lowest = np.nextafter(lowest.astype(kind), kind(-np.inf))
+
+    def _before(self, near: Array, rows: Array, scores: Array) -> Array:
+        """How many of these negatives stand before each positive: int64 (positives,)."""
+        keys = near * SPAN - scores  # ascending: query after query, nearest first
+        ordered = np.sort(keys)
+        wanted = self.positives.queries * SPAN - self.positives.scores
+        first = np.searchsorted(ordered, wanted - self._slack)
+        last = np.searchsorted(ordered, wanted + self._slack, "right")
+        begin = np.searchsorted(ordered, np.arange(len(self.queries)) * SPAN - SPAN / 2)
+        counted = np.asarray(first - begin[self.positives.queries])
+        unsure = np.flatnonzero(first < last)
+        if len(unsure):
+            edges = np.bincount(first, minlength=len(keys) + 1) - np.bincount(last, minlength=len(keys) + 1)
+            doubtful = edges.cumsum()[:-1] > 0
+            here = np.flatnonzero(np.isin(keys, ordered[doubtful]))
+            counted[unsure] -= np.concatenate([[0], np.cumsum(doubtful)])[first[unsure]]
+            counted[unsure] += self._exactly_before(unsure, near[here], rows[here])
+        return counted
+
+    def _exactly_before(self, places: Array, near: Array, rows: Array) -> Array:
+        """How many of these negatives, of this query or one before, stand before each positive at `places`."""
+        queries = np.concatenate([near, self.positives.queries[places]])
+        rows = np.concatenate([rows, self.positives.rows[places]])
+        order = np.lexsort((rows, -self.task.scorer.exact(self.queries[queries], rows), queries))
+        counted = np.empty(len(rows), dtype=np.int64)
+        counted[order] = np.cumsum(order < len(near))
+        return counted[len(near) :]
 
 
-def blocks(num_positives: Array) -> Iterator[slice]:
-    """Queries in slices of at most BLOCK and about _PAIRS positives, of `num_positives` (nq,), in their order."""
-    start = 0
-    while start < len(num_positives):
-        fits = np.cumsum(num_positives[start : start + BLOCK]) <= _PAIRS
-        stop = start + max(1, int(fits.sum()))
-        yield slice(start, stop)
-        start = stop
+def panels(num_positives: Array, size: int) -> Iterator[list[slice]]:
+    """Queries in blocks, slices of at most BLOCK and about MOST_PAIRS positives, and as many together as hold `size`.
 
-
-def ranks(
-    scorer: Scorer, queries: Array, positives: Ranked, query_labels: Array, gallery_labels: Array, limits: Array
-) -> Array:
-    """Rank of each positive from 1 on, int64 (positives,); one beyond its limit may come out too low, yet beyond it.
-
-    `queries` (b,) are rows of the scorer's queries, each with a positive, `query_labels` their labels. `limits`
-    (positives,) is the last rank that matters, and does not rise within a query.
+    `num_positives` (nq,) are the queries', in their order. A panel has at least one block.
     """
-    found: Array = positives.place + 1
-    lowest = _lowest(scorer, positives, found, limits, len(queries))
-    waiting = Negatives([], [], [])
-    space: Array = np.empty(len(queries) * GALLERY_TILE, dtype=scorer.rough_type)
-    for start, stop in _tiles(len(gallery_labels)):
-        scores = scorer.rough(queries, start, stop, space)
-        flat = np.flatnonzero(scores >= lowest[:, None])  # nonzero of the matrix takes ten times as long
-        near, column = np.divmod(flat, stop - start)
-        other = gallery_labels[start + column] != query_labels[near]
-        near, column = near[other], column[other]
-        waiting.queries.append(near)
-        waiting.rows.append(start + column)
-        waiting.scores.append(scores[near, column])
-        if len(waiting) <= max(_WAITING, len(found)) and stop < len(gallery_labels):
-            continue
-        found += _before(scorer, queries, positives, *waiting.take())
-        lowest = _lowest(scorer, positives, found, limits, len(queries))
-        if np.isinf(lowest).all():
-            break
-    return found
+    panel: list[slice] = []
+    held = start = 0
+    while start < len(num_positives):
+        sums = np.cumsum(num_positives[start : start + BLOCK])
+        stop = start + max(1, int((sums <= MOST_PAIRS).sum()))
+        pairs = int(sums[stop - start - 1])
+        if panel and held + pairs > size:
+            yield panel
+            panel, held = [], 0
+        panel.append(slice(start, stop))
+        start, held = stop, held + pairs
+    if panel:
+        yield panel
 
 
-def _tiles(length: int) -> Iterator[tuple[int, int]]:
-    start, width = 0, min(_FIRST_TILE, GALLERY_TILE)
-    while start < length:
-        yield start, min(start + width, length)
-        start, width = start + width, min(2 * width, GALLERY_TILE)
+def rank(task: Task, blocks: list[Block], shared: bool) -> None:
+    """Find the ranks of the blocks' positives.
 
-
-def _lowest(scorer: Scorer, positives: Ranked, found: Array, limits: Array, num_queries: int) -> Array:
-    """Rough score below which a negative changes no rank that matters: float32 (b,), infinite where none can."""
-    alive = found <= limits
-    last = np.bincount(positives.queries[alive], minlength=num_queries) - 1
-    starts = np.searchsorted(positives.queries, np.arange(num_queries))
-    lowest = np.where(last >= 0, positives.scores[starts + np.maximum(last, 0)] - scorer.slack, np.inf)
-    return np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))
-
-
-def _before(scorer: Scorer, queries: Array, positives: Ranked, near: Array, rows: Array, scores: Array) -> Array:
-    """How many of the negatives stand before each positive: int64 (positives,)."""
-    keys = near * SPAN - scores  # ascending: query after query, nearest first
-    order = np.argsort(keys)
-    keys = keys[order]
-    wanted = positives.queries * SPAN - positives.scores
-    first = np.searchsorted(keys, wanted - scorer.slack)
-    last = np.searchsorted(keys, wanted + scorer.slack, "right")
-    edges = np.bincount(first, minlength=len(keys) + 1) - np.bincount(last, minlength=len(keys) + 1)
-    doubtful = edges.cumsum()[: len(keys)] > 0
-    counted = _count(keys[~doubtful], wanted, positives.queries * SPAN - SPAN / 2)
-    if doubtful.any():
-        here = order[doubtful]
-        counted += _exactly_before(positives, near[here], rows[here], scorer.exact(queries, near[here], rows[here]))
-    return counted
-
-
-def _exactly_before(positives: Ranked, near: Array, rows: Array, scores: Array) -> Array:
-    """The same from exact scores, with the rule for ties: one integer holds query, place of the score, and row."""
-    steps = np.unique(np.concatenate([-positives.scores, -scores]))
-    num_rows = int(max(positives.rows.max(), rows.max())) + 1
-    assert BLOCK * len(steps) * num_rows < 2**63
-
-    def keys(queries: Array, scores: Array, rows: Array) -> Array:
-        return np.asarray((queries * len(steps) + np.searchsorted(steps, -scores)) * num_rows + rows)
-
-    return _count(
-        np.sort(keys(near, scores, rows)),
-        keys(positives.queries, positives.scores, positives.rows),
-        positives.queries * len(steps) * num_rows,
-    )
-
-
-def _count(keys: Array, wanted: Array, start: Array) -> Array:
-    """How many of the sorted keys lie from `start` to before `wanted`, for each of them."""
-    return np.searchsorted(keys, wanted) - np.searchsorted(keys, start)
+    `shared`: every query has the numbers of its own gallery row, and no two have the same row. Then the scores of two
+    blocks serve both, and the other gallery rows come after.
+    """
+    tiles, rest = Tiles(task.scorer, blocks[0].lowest.dtype), np.arange(len(task.gallery_labels))
+    if shared:
+        rest = np.delete(rest, np.concatenate([task.own[block.queries] for block in blocks]))
+    for number, block in enumerate(blocks):
+        tiles.ask(block.queries)
+        for other in blocks[number:] if shared else ():
+            rows = task.own[other.queries]
+            near, column, scores = tiles.pairs(rows, block.lowest, np.inf if other is block else other.lowest)
+            block.sift(near, rows[column], scores)
+            if other is not block:
+                other.sift(column, task.own[block.queries[near]], scores)
+        for rows in tiles.parts(rest):
+            near, column, scores = tiles.pairs(rows, block.lowest)
+            block.sift(near, rows[column], scores)
+        block.count()

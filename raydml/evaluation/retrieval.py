@@ -5,15 +5,17 @@ Ranks are by score descending, ties by gallery row ascending; labels are compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from raydml.errors import DataError, SpecError
 from raydml.evaluation.checks import check_labels, check_own
-from raydml.evaluation.ranks import Ranked, blocks, ranks
+from raydml.evaluation.positives import Classes
+from raydml.evaluation.ranks import BLOCK, MOST_PAIRS, Block, Task, panels, rank
 from raydml.evaluation.scores import Array, Metric, Scorer
+
+_COORDINATES = 12  # of the gallery, for each positive that is held: together they take about as much memory
 
 
 def retrieval(
@@ -38,9 +40,10 @@ def retrieval(
     - recall_at_K: 1 if there is a positive among the first K ranks
 
     A query's values do not depend on the other queries, so workers that split the queries get together what one gets
-    alone, bit for bit. Memory beyond the inputs is a few numbers a row, and otherwise bounded, but for the positives
-    of a single query. A zero vector has cosine 0 with everything. DataError for rows that are not finite, an empty
-    gallery or wrong shapes.
+    alone, bit for bit. Where every query has the numbers of a gallery row of its own, each pair of queries is scored
+    once for both. Memory beyond the inputs is a few numbers a row, the positives of about a million pairs (if scores
+    serve both, of at most so many as take the room of the gallery), and those of a single query. A zero vector has
+    cosine 0 with everything. DataError for rows that are not finite, an empty gallery or wrong shapes.
     """
     if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries have dimension {queries.shape[1]}, the gallery {gallery.shape[1]}: they must agree")
@@ -54,20 +57,21 @@ def retrieval(
     gallery_labels = check_labels("gallery_labels", gallery_labels, len(gallery))
     own = check_own(own, query_labels, gallery_labels)
     scorer = Scorer.of(queries, gallery, metric)
-    classes = _Classes.of(gallery_labels)
+    classes = Classes.of(gallery_labels)
+    task = Task(scorer, classes, query_labels, gallery_labels, own, max(recall_at, default=1))
     num_positives = classes.sizes(query_labels) - (own >= 0)
     values = {name: np.full(len(queries), np.nan) for name in _names(recall_at)}
     order = np.argsort(query_labels, kind="stable")  # queries of one class share their positives' scores
     order = order[num_positives[order] > 0]
-    for block in blocks(num_positives[order]):
-        here = order[block]
-        places, rows = classes.positives(query_labels[here], own[here])
-        positives = Ranked.of(scorer, here, places, rows)
-        total = num_positives[here]
-        limits = np.where(positives.place > 0, total[places], np.maximum(total, max(recall_at, default=1))[places])
-        found = ranks(scorer, here, positives, query_labels[here], gallery_labels, limits)
-        for name, value in _measure(found, positives, total, recall_at).items():
-            values[name][here] = value
+    shared = _shared(queries, gallery, own, order)
+    for panel in panels(num_positives[order], max(MOST_PAIRS, gallery.size // _COORDINATES) if shared else 0):
+        total = num_positives[order[panel[0].start : panel[-1].stop]]
+        kind = scorer.rough_type(float(total.mean()))
+        blocks = [Block.of(task, order[here], kind) for here in panel]
+        rank(task, blocks, shared)
+        for block in blocks:
+            for name, value in _measure(block, num_positives[block.queries], recall_at).items():
+                values[name][block.queries] = value
     return values
 
 
@@ -92,39 +96,23 @@ def _names(recall_at: tuple[int, ...]) -> list[str]:
     return ["precision_at_1", "r_precision", "map_at_r", *(f"recall_at_{depth}" for depth in recall_at)]
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """Gallery rows by label: `rows` of ascending `labels`, ascending within a label."""
-
-    labels: Array
-    rows: Array
-
-    @classmethod
-    def of(cls, labels: Array) -> _Classes:
-        rows = np.argsort(labels, kind="stable")
-        return cls(labels[rows], rows)
-
-    def sizes(self, labels: Array) -> Array:
-        """Gallery rows with each of these labels: int64 (n,)."""
-        return np.searchsorted(self.labels, labels, "right") - np.searchsorted(self.labels, labels)
-
-    def positives(self, labels: Array, own: Array) -> tuple[Array, Array]:
-        """Pairs (place in `labels`, gallery row) of one label, without the rows `own`, place after place."""
-        sizes = self.sizes(labels)
-        places = np.repeat(np.arange(len(labels)), sizes)
-        within = np.arange(len(places)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        rows = self.rows[np.searchsorted(self.labels, labels)[places] + within]
-        kept = rows != own[places]
-        return places[kept], rows[kept]
+def _shared(queries: Array, gallery: Array, own: Array, order: Array) -> bool:
+    """Whether each query of `order` has the numbers of its gallery row, `own`, and no two have the same row."""
+    rows = own[order]
+    if rows.min(initial=0) < 0 or len(np.unique(rows)) < len(rows):
+        return False
+    starts = range(0, len(rows), BLOCK)
+    return all(np.array_equal(queries[order[s : s + BLOCK]], gallery[rows[s : s + BLOCK]]) for s in starts)
 
 
-def _measure(found: Array, positives: Ranked, total: Array, recall_at: tuple[int, ...]) -> dict[str, Array]:
-    """Metrics of each query from the ranks `found` (positives,) of its positives, of which it has `total` (b,)."""
-    within = found <= total[positives.queries]
-    queries = positives.queries[within]
+def _measure(block: Block, total: Array, recall_at: tuple[int, ...]) -> dict[str, Array]:
+    """Metrics of each query of a block from the ranks of its positives, of which it has `total` (b,)."""
+    ranks, places = block.ranks, block.positives.queries
+    within = ranks <= total[places]
+    queries = places[within]
     # bincount adds in the order of rank, so that a query's value does not depend on its neighbours.
-    precisions = np.bincount(queries, (positives.place[within] + 1) / found[within], minlength=len(total))
-    first = found[positives.place == 0]
+    precisions = np.bincount(queries, (block.positives.place[within] + 1) / ranks[within], minlength=len(total))
+    first = ranks[block.positives.starts]
     recalls = {f"recall_at_{depth}": (first <= depth).astype(np.float64) for depth in recall_at}
     return {
         "precision_at_1": (first == 1).astype(np.float64),

@@ -1,7 +1,7 @@
-"""Queries and a gallery -> how near they are: exactly in float64, or roughly and fast with a bound on the difference.
+"""Queries and a gallery -> how near they are: exactly, pair by pair, or many at once with a bound on the difference.
 
-Exact scores come from products of one fixed shape (TILE x TILE, padded with zeros), so that a score depends on its
-two vectors alone: neither on the other queries nor on the size of the gallery. Equal vectors therefore tie exactly.
+An exact score is summed in float64 in an order of its own, so that it depends on its two vectors alone: neither on
+other pairs nor on the size of the gallery. Equal vectors therefore tie exactly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from raydml.evaluation.checks import squared_norms
 Metric = Literal["cosine", "euclidean", "manhattan"]
 Array = np.ndarray[Any, Any]
 
-TILE = 64  # queries, and gallery rows, of one exact product
-DIMENSION_TILE = 1024  # coordinates multiplied at a time
 SPAN = 8.0  # wider than the scores of a query lie apart
-_FLOOR = (
-    2.0**-30
-)  # far above the rounding of SPAN x some thousand queries in float64, far below that of scores in float32
+_COORDINATES = 2**18  # of exact scores at once
+_FLOOR = 2.0**-38  # far above the rounding in float64 of SPAN x some hundred queries
+_HALF = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}  # what rounding changes 1 by, at most
+_LARGE = 2.0**60  # the inverse of a vector's length, of which float32 surely holds both
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Scorer:
     metric: Metric
     query_scale: Array  # (nq,) factor of each query
     gallery_scale: Array  # (ng,) factor of each gallery row
-    gallery_offset: Array | None  # (ng,) subtracted from each gallery row's scores
+    offsets: tuple[Array, Array] | None  # |q|^2 / M^2 (nq,) and |g|^2 / M^2 (ng,)
 
     @classmethod
     def of(cls, queries: Array, gallery: Array, metric: Metric) -> Scorer:
@@ -53,83 +52,93 @@ class Scorer:
         factors = np.full(len(queries), unit), np.full(len(gallery), unit)
         if metric == "manhattan":
             return cls(queries, gallery, metric, *factors, None)
-        return cls(queries, gallery, metric, 2 * factors[0], factors[1], gallery_norms * unit**2)
+        return cls(
+            queries, gallery, metric, 2 * factors[0], factors[1], (query_norms * unit**2, gallery_norms * unit**2)
+        )
 
-    @property
-    def slack(self) -> float:
-        """What a rough score differs from the exact one by at most.
+    def rough_type(self, num_positives: float) -> Any:
+        """Type of products for queries with so many positives.
+
+        The more positives, the more negatives are looked at, and the larger is the share of these that lie within
+        float32's rounding of a positive and are scored exactly: from about the root of four times the gallery on that
+        costs more than products in float64. Manhattan distances gain nothing from float32.
+        """
+        many = num_positives**2 > 4 * len(self.gallery)
+        return np.float64 if many or self.metric == "manhattan" else np.float32
+
+    def error(self, kind: Any) -> float:
+        """What a score of products in float32 or float64 differs from the exact one by at most.
 
         A dot product of d terms is off by at most d u |q| |g| / (1 - d u) in any order of summation (Higham, Accuracy
-        and Stability of Numerical Algorithms, section 3.1), u = 2^-24; doubled, with room for the rounding of the
-        vectors and of the offset. The products' sizes |q| |g| are at most 1 for cosine, 2 + 1 with the offset else.
+        and Stability of Numerical Algorithms, section 3.1), u = 2^-24 or 2^-53; doubled, with room for the rounding of
+        the vectors and of shifts. The sizes |q| |g| are at most 1 for cosine, and 2 + 1 with |g|^2 for Euclidean.
         """
+        size, unit = 1 if self.metric == "cosine" else 3, _HALF[np.dtype(kind)]
+        return float((self.gallery.shape[1] + 8) * 2 * unit * size + _FLOOR)
+
+    def asked(self, queries: Array, out: Array) -> Array:
+        """These rows of the queries, scaled: `out` (len(queries), d), in its type."""
+        return _scaled(self.queries, queries, self.query_scale, out)
+
+    def given(self, rows: Array, out: Array) -> Array:
+        """These rows of the gallery, scaled: `out` (len(rows), d), in its type."""
+        return _scaled(self.gallery, rows, self.gallery_scale, out)
+
+    def products(self, asked: Array, given: Array, out: Array) -> None:
+        """Product of each scaled query and each scaled gallery row into `out` (queries, rows), of their type."""
         if self.metric == "manhattan":
-            return _FLOOR
-        terms = self.gallery.shape[1] + self.gallery.shape[1] // DIMENSION_TILE + 8
-        return float(terms * 2.0**-23 * (1 if self.metric == "cosine" else 3) + _FLOOR)
+            np.negative(torch.cdist(torch.from_numpy(asked), torch.from_numpy(given), p=1).numpy(), out=out)
+        else:
+            np.matmul(asked, given.T, out=out)
 
-    def rough(self, queries: Array, start: int, stop: int, space: Array) -> Array:
-        """Scores of these rows of the queries against the gallery from `start` to `stop`: (b, stop - start).
+    def shift(self, products: Array, queries: Array, rows: Array) -> None:
+        """Turn products of these queries and gallery rows into shifted scores, in place.
 
-        They are written into `space`, flat and of the type of scores to be had: float32, but float64 for Manhattan
-        distances, which gain nothing from float32.
+        Shifted scores, which are less by |q|^2 / M^2 if Euclidean, do not change when q and g change places.
         """
-        scores = space[: len(queries) * (stop - start)].reshape(len(queries), stop - start)
-        self._products(queries, slice(start, stop), scores)
-        if self.gallery_offset is not None:
-            scores -= self.gallery_offset[start:stop].astype(scores.dtype)
-        return scores
+        if self.offsets is not None:
+            products -= self.offsets[1][rows].astype(products.dtype)
+            products -= self.offsets[0][queries].astype(products.dtype)[:, None]
 
-    @property
-    def rough_type(self) -> type:
-        """Type of rough scores."""
-        return np.float64 if self.metric == "manhattan" else np.float32
+    def shifted(self, scores: Array, queries: Array) -> Array:
+        """Shifted scores of these scores, one of each query."""
+        return scores if self.offsets is None else scores - self.offsets[0][queries]
 
-    def exact(self, queries: Array, places: Array, rows: Array) -> Array:
-        """Score of each pair of a query, `queries[places[i]]`, and gallery row `rows[i]`: float64 (pairs,).
+    def unshifted(self, scores: Array, queries: Array) -> Array:
+        """The scores themselves."""
+        return scores if self.offsets is None else scores + self.offsets[0][queries]
 
-        `places` ascends.
-        """
-        starts = range(0, len(queries), TILE)
-        bounds = np.searchsorted(places, [*starts, len(queries)])
-        parts = [
-            self._exact(queries[start : start + TILE], places[low:high] - start, rows[low:high])
-            for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True)
-        ]
-        return np.concatenate(parts)
+    def scores(self, products: Array, rows: Array) -> Array:
+        """Scores of products, one with each of these gallery rows."""
+        return products if self.offsets is None else products - self.offsets[1][rows]
 
-    def _exact(self, queries: Array, places: Array, rows: Array) -> Array:
-        """The same for at most TILE queries; each gallery row that occurs is multiplied once."""
-        columns, column = np.unique(rows, return_inverse=True)
-        order = np.argsort(column, kind="stable")
-        bounds = np.searchsorted(column[order], np.arange(0, len(columns) + TILE, TILE))
-        scores, tile = np.empty(len(rows)), np.empty((TILE, TILE))
-        for part, start in enumerate(range(0, len(columns), TILE)):
-            here = order[bounds[part] : bounds[part + 1]]
-            self._products(queries, columns[start : start + TILE], tile)
-            scores[here] = tile[places[here], column[here] - start]
-        return scores if self.gallery_offset is None else scores - self.gallery_offset[rows]
-
-    def _products(self, queries: Array, rows: Array | slice, scores: Array) -> None:
-        """Products (or minus the L1 distances) of scaled rows into `scores`, of whose shape zeros fill up the rest."""
-        for low in range(0, self.gallery.shape[1], DIMENSION_TILE):
-            part = slice(low, low + DIMENSION_TILE)
-            asked = _scaled(self.queries[queries, part], self.query_scale[queries], scores.dtype, scores.shape[0])
-            given = _scaled(self.gallery[rows, part], self.gallery_scale[rows], scores.dtype, scores.shape[1])
+    def exact(self, queries: Array, rows: Array) -> Array:
+        """Score of each pair of a query `queries[i]` and a gallery row `rows[i]`: float64 (pairs,)."""
+        dimension = self.gallery.shape[1]
+        scores, step = np.empty(len(rows)), max(1, _COORDINATES // dimension)
+        space = np.empty((2, min(step, len(rows)), dimension))
+        for start in range(0, len(rows), step):
+            here = slice(start, min(start + step, len(rows)))
+            asked = self.asked(queries[here], space[0, : here.stop - start])
+            given = self.given(rows[here], space[1, : here.stop - start])
             if self.metric == "manhattan":
-                here = -torch.cdist(torch.from_numpy(asked), torch.from_numpy(given), p=1).numpy()
-                scores[:] = here if low == 0 else scores + here
-            elif low == 0:
-                np.matmul(asked, given.T, out=scores)
+                scores[here] = -np.abs(np.subtract(asked, given, out=asked), out=asked).sum(axis=1)
             else:
-                scores += asked @ given.T
+                scores[here] = np.einsum("ij,ij->i", asked, given)
+        return self.scores(scores, rows)
 
 
-def _scaled(rows: Array, scale: Array, kind: Any, length: int) -> Array:
-    result = np.empty((length, rows.shape[1]), dtype=kind)
-    np.multiply(rows, scale[:, None], out=result[: len(rows)], casting="same_kind")
-    result[len(rows) :] = 0.0
-    return result
+def _scaled(vectors: Array, rows: Array, scale: Array, out: Array) -> Array:
+    """`vectors[rows]` times their factors, in float64 unless `vectors` and `out` are float32 and stay in its range."""
+    factors = scale[rows][:, None]
+    if vectors.dtype == out.dtype == np.float32 and factors.max() < _LARGE and factors.min() > 1 / _LARGE:
+        np.take(vectors, rows, axis=0, out=out, mode="clip")  # "raise" would copy; rows are in range
+    elif out.dtype == np.float64:
+        out[:] = vectors[rows]
+    else:
+        return np.multiply(vectors[rows], factors, out=out, casting="same_kind")
+    out *= factors.astype(out.dtype)
+    return out
 
 
 def _inverse_root(squares: Array) -> Array:

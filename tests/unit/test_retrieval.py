@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raydml.errors import DataError
-from raydml.evaluation import baseline, ranks, retrieval, scores, summarise
+from raydml.evaluation import baseline, positives, ranks, retrieval, scores, summarise, tiles
 
 pytestmark = pytest.mark.timeout(30)
 Array = np.ndarray[Any, Any]
@@ -54,8 +54,8 @@ def test_metrics_are_those_of_a_loop_with_ties_and_lonely_queries(metric: Any) -
 
 
 def test_queries_apart_from_the_gallery_over_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "GALLERY_TILE", 16)
-    monkeypatch.setattr(scores, "DIMENSION_TILE", 3)
+    monkeypatch.setattr(tiles, "_TILE", 320)
+    monkeypatch.setattr(scores, "_COORDINATES", 24)
     random = np.random.default_rng(1)
     queries, gallery = random.standard_normal((20, 8)), random.standard_normal((75, 8))
     gallery[40:50] = gallery[0:10]
@@ -95,15 +95,32 @@ def test_workers_that_split_the_queries_anywhere_get_the_same_bits(metric: Any) 
             assert np.concatenate([part[name] for part in parts]).tobytes() == whole[name].tobytes()
 
 
-def test_little_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_little_memory_changes_nothing(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
-    vectors, labels = random.standard_normal((300, 8)), random.integers(0, 2, 300)
-    whole = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
-    for name, value in {"_PAIRS": 400, "_WAITING": 10, "_FIRST_TILE": 1, "GALLERY_TILE": 30}.items():
-        monkeypatch.setattr(ranks, name, value)
-    parts = retrieval(vectors, labels, vectors, labels, own=np.arange(300))
+    labels = random.permutation(np.concatenate([np.zeros(100, dtype=int), np.arange(200) // 4]))
+    vectors, own = random.standard_normal((300, 8)).astype(np.float32), np.arange(300)
+    whole = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
+    np.testing.assert_allclose(table(whole), slow(vectors, labels, vectors, labels, own, metric), atol=1e-12)
+    for module, name, value in [
+        (ranks, "MOST_PAIRS", 4000), (ranks, "_WAITING", 10), (ranks, "BLOCK", 16), (tiles, "_TILE", 600),
+        (positives, "_TOGETHER", 5), (positives, "_ROWS_AT_ONCE", 7),
+    ]:  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    parts = retrieval(vectors, labels, vectors, labels, own=own, metric=metric)
     for name in whole:
         assert whole[name].tobytes() == parts[name].tobytes()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+def test_a_query_need_not_have_the_numbers_of_its_gallery_row(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "BLOCK", 16)
+    random = np.random.default_rng(11)
+    gallery, labels, own = random.standard_normal((90, 4)), random.integers(0, 20, 90), np.arange(90)
+    queries = gallery + random.standard_normal((90, 4))
+    own[7] = own[np.flatnonzero(labels == labels[7])[0]]  # two queries of one gallery row
+    values = retrieval(queries, labels, gallery, labels, own=own, metric=metric)
+    np.testing.assert_allclose(table(values), slow(queries, labels, gallery, labels, own, metric), atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
@@ -173,7 +190,8 @@ def test_memory_stays_far_below_all_pairs() -> None:
 
 
 def test_memory_stays_bounded_with_one_large_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_PAIRS", 2**16)
+    monkeypatch.setattr(ranks, "MOST_PAIRS", 2**16)
+    monkeypatch.setattr(tiles, "_TILE", 2**14)
     random = np.random.default_rng(10)
     vectors, labels = random.standard_normal((5000, 4)).astype(np.float32), np.arange(5000) // 4
     labels[random.permutation(5000)[:3000]] = -1
