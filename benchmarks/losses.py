@@ -29,9 +29,8 @@ from training import heading
 from raydml.catalogue import LossSpec
 from raydml.losses import Objective, evaluate_objective
 from raydml.losses.table import LOSSES
-from raydml.membership import View
 from raydml.parallel import Group
-from raydml.training.process_group import form_group, leave_group
+from raydml.training.process_group import fixed_group
 
 WORKERS, SLICES, DIMENSION, SAMPLES = 2, 8, 128, 4
 CASES = [("sup_con", 4096), ("sup_con", 8192), ("contrastive", 8192), ("multi_similarity", 8192), ("nt_xent", 256)]
@@ -93,8 +92,7 @@ class Peer:
 def work(rank: int, contender: str, kind: str, rows: int, repeats: int, home: str, results: Any) -> None:
     """One worker: repeat one loss, hand its cost to the parent."""
     torch.set_num_threads(1)
-    names = tuple(f"worker-{index}" for index in range(WORKERS))
-    group = form_group(View(1, names, 0, names[0]), names[rank], SLICES, dist.FileStore(home, WORKERS), "gloo")
+    formed, group = fixed_group(rank, WORKERS, SLICES, dist.FileStore(home, WORKERS))
     take = {"ours": Ours, "peer": Peer}[contender](kind, rows, group)
     embeddings, labels = batch(rows)
     local = embeddings[rank * rows // WORKERS : (rank + 1) * rows // WORKERS].clone()
@@ -107,7 +105,7 @@ def work(rank: int, contender: str, kind: str, rows: int, repeats: int, home: st
         times.append(time.process_time() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     results.put(Cost(min(times[1:] or times), 1024 * peak, loss))
-    leave_group()
+    formed.leave()
 
 
 def measure(contender: str, kind: str, rows: int, repeats: int) -> Cost | None:
