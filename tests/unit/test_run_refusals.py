@@ -18,7 +18,7 @@ from raydml import run
 from raydml.errors import DataError, ResourceError, RunError, RunExists, SpecError
 from raydml.run import find_run, open_collection, train
 from raydml.spec import JobSpec
-from raydml.training import placement
+from raydml.training.fleet import placement
 from raydml.training.fleet.placement import Placement, place
 from raydml.training.record import RunRecord
 from tests.distributed.harness import small_spec
