@@ -186,10 +186,16 @@ class Authority:
             return None
         if any(now - heard <= self.policy.beat_timeout for heard in self._former.values()):
             return None
-        chosen = self._choose(list(reports), [])
-        if len(chosen) < (min(self.policy.first, self.size) if self.view is None else 1):
+        least = min(self.policy.first, self.size) if self.view is None else 1
+        chosen = self._fill(self._choose(list(reports), []), list(reports), least)
+        if len(chosen) < least:
             return None
         return self._close(chosen, self._durable_step(), None, reports, now)
+
+    def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
+        """Where too few are left, some who are to leave stay until others have come."""
+        spare = [name for name in present if name not in chosen]
+        return chosen + spare[: max(0, least - len(chosen))]
 
     def _choose(self, present: list[str], able: list[str]) -> list[str]:
         """The next members: who came and stays, then who waits; and somebody with the state, though it is to leave."""

@@ -174,6 +174,13 @@ class EvictsAfterItsSleep(Authority):
         pass
 
 
+class StrandsTheDrained(Authority):
+    """Members that were to leave and held no state waited for others for ever, and nobody replaced them."""
+
+    def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
+        return chosen
+
+
 BROKEN: dict[str, Parts] = {
     "evicts the slow": Parts(authority=EvictsTheSlow),
     "commits without vote": Parts(worker=CommitsWithoutVote),
@@ -193,4 +200,5 @@ BROKEN: dict[str, Parts] = {
     "waits for more than its size": Parts(authority=WaitsForMoreThanItsSize),
     "finishes for another": Parts(authority=FinishesForAnother),
     "evicts after its sleep": Parts(authority=EvictsAfterItsSleep),
+    "strands the drained": Parts(authority=StrandsTheDrained),
 }

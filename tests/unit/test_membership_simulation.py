@@ -9,7 +9,7 @@ from raydml.membership.simulation.run import Parts, Run
 from raydml.membership.simulator import DEADLINE, simulate, simulate_many
 from tests.unit.membership_variants import BROKEN
 
-# A variant of the protocol -> the first seed at which the simulator finds it broken. The last three are mistakes that
+# A variant of the protocol -> the first seed at which the simulator finds it broken. The last four are mistakes that
 # the protocol once had: the sentences stand at the variants.
 FOUND_AT: dict[str, int] = {
     "evicts the slow": 29,
@@ -30,6 +30,7 @@ FOUND_AT: dict[str, int] = {
     "waits for more than its size": 386,
     "finishes for another": 624,
     "evicts after its sleep": 379,
+    "strands the drained": 116943,
 }
 
 

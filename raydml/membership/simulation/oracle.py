@@ -79,7 +79,7 @@ class Oracle:
             self.acknowledged = digest
             return
         # One that was left behind may hear late that all had committed: true, if the newest epoch goes on from there.
-        if not self.base and digest.startswith(self.acknowledged):
+        if digest.startswith(self.acknowledged) and (not self.base or self.base.startswith(digest)):
             self.acknowledged = digest
         known = max(self.acknowledged, self.base, key=steps)
         check(known.startswith(digest), "an old epoch acknowledges a step", epoch, self.epoch, digest, known)
