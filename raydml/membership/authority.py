@@ -122,6 +122,10 @@ class Authority:
         """From the next step boundary on, at most `target` members; the youngest leave, waiting ones join."""
         self.size = max(1, min(target, self.policy.num_slices))
 
+    def settle_for(self, first: int) -> None:
+        """Wait for fewer workers than planned before the first view."""
+        self.policy = replace(self.policy, first=min(first, self.policy.first))
+
     def drain(self, members: tuple[str, ...], now: float, cause: str = "drain") -> None:
         """These leave at the next step boundary, the last one that holds the state when another has been given it."""
         self._leaving |= dict.fromkeys(members, cause)

@@ -20,6 +20,7 @@ from typing import Any, Self
 from raydml.membership.messages import Beat, Report, Standing, View
 
 BEAT_SECONDS = 0.25
+STEP_SECONDS = 0.02  # between beats that tell of a new step: where a lone worker dies, the authority knows at which
 ORPHANED_SECONDS = 120.0
 _CONNECT_SECONDS = 2.0
 
@@ -55,6 +56,7 @@ class Link:
         self._outbox: list[dict[str, Any]] = []
         self._report: Report | None = None
         self._reported = 0.0  # when the report was last sent
+        self._beaten = 0.0  # when the last beat was sent
         self._closed = False
         self._opened = time.monotonic()
         self._wake, self._woken = socket.socketpair()
@@ -89,8 +91,10 @@ class Link:
             return self._view
 
     def at(self, step: int) -> None:
-        """The number of steps in the state, for the next beat."""
+        """The number of steps in the state: told at once, where that is not too often."""
         self._step = step
+        if time.monotonic() - self._beaten > STEP_SECONDS:
+            self._nudge()
 
     @property
     def standing(self) -> Standing:
@@ -133,7 +137,7 @@ class Link:
         reader = _Lines(line, self._woken)
         reported: Report | None = None
         sent: dict[int, float] = {}
-        number, next_beat = 0, 0.0
+        number, told = 0, -1
         while not self._closed or self._outbox:
             with self._changed:
                 messages, report = list(self._outbox), self._report
@@ -146,14 +150,13 @@ class Link:
                 self._reported = time.monotonic()
                 self._send(line, {"type": "report", **asdict(report)})
             reported = report
-            now = time.monotonic()
-            if now >= next_beat:
-                number += 1
+            now, every = time.monotonic(), BEAT_SECONDS if self._step == told else STEP_SECONDS
+            if now >= self._beaten + every or not number:
+                number, told, self._beaten = number + 1, self._step, now
                 sent[number] = now
-                beat = Beat(self.member, self._epoch, self._step)
+                beat = Beat(self.member, self._epoch, told)
                 self._send(line, {"type": "beat", "number": number, **asdict(beat)})
-                next_beat = now + BEAT_SECONDS
-            for answer in reader.within(max(0.0, next_beat - time.monotonic())):
+            for answer in reader.within(max(0.0, self._beaten + BEAT_SECONDS - time.monotonic())):
                 self._hear(answer, sent)
             self._check_lease()
 

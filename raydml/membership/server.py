@@ -84,7 +84,8 @@ class Server:
             wish(self._authority, time.monotonic())
             self._turn()
 
-        self._loop.call_soon_threadsafe(take)
+        with suppress(RuntimeError):  # the thread has ended
+            self._loop.call_soon_threadsafe(take)
 
     def fail(self, kind: str, message: str) -> None:
         """End the run with an error."""

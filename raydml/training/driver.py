@@ -28,6 +28,7 @@ from raydml.training.fleet.staffing import LEFT, LOST
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
+START_SECONDS = 60.0  # for all workers that there is room for; then a run begins with fewer
 GRACE = 0.25  # seconds that a connection may be closed before its member counts as lost
 ENDINGS = {"left": LEFT, "gone": LOST}
 
@@ -55,21 +56,25 @@ class Driver:
         self._record = RunRecord(job.folder)
         self._checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
         self._logged = 0
+        self._members: set[str] = set()  # all that ever joined
+        self._stillborn: list[str] = []  # died since somebody last joined, without having done so
 
     def __enter__(self) -> Self:
         host = ray.util.get_node_ip_address()
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         self._server = Server(self._found, host).__enter__()
         meeting = Meeting(self._server.address, self._store.port)
+        self._began = time.monotonic()
         self._fleet = Fleet(partial(work, self._job, meeting), self._placement, self._job.folder / "ray")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tell every worker that the run is over, and see that none is left."""
-        self._server.__exit__(kind, error, trace)
+        """Tell every worker that the run is over, those that come late too, and see that none is left."""
+        self._server.ask(lambda authority, now: authority.finish(now))
         self._fleet.end()
+        self._server.__exit__(kind, error, trace)
         self._log_events()
 
     @property
@@ -87,9 +92,17 @@ class Driver:
         wanted = self._record.resize_requested()
         if wanted is not None:  # whoever asked has been told what is possible
             self._fleet.resize(max(self._placement.minimum, min(wanted, self._placement.maximum)))
-        turn = self._fleet.tick(time.monotonic())
+        now = time.monotonic()
+        turn = self._fleet.tick(now)
+        if (
+            self._server.view is None
+            and now > self._began + START_SECONDS
+            and len(turn.nodes) >= self._placement.minimum
+        ):
+            self._server.ask(lambda authority, _: authority.settle_for(self._placement.minimum))
         self._server.ask(lambda authority, now: _tell(authority, turn.leave, turn.dead, now))
         self._log_events()
+        self._count_stillborn(turn.dead)
 
     def check(self) -> None:
         """Raises the error that ended the run, if one did."""
@@ -105,7 +118,7 @@ class Driver:
         spec = self._job.spec
         patience = spec.parallel.patience
         policy = Policy(
-            first=self._placement.minimum,
+            first=self._placement.workers,
             most=self._placement.maximum,
             num_slices=spec.batch.virtual_workers,
             beat_timeout=patience,
@@ -128,7 +141,21 @@ class Driver:
             first = self._logged == 0
             self._record.log_event(replace(event, lost=self._lost) if first else event, "; ".join(self._notes))
             self._logged, self._notes = self._logged + 1, []
+            if event.cause in ("start", "resume", "join", "restart"):
+                self._members |= set(event.members)
+                self._stillborn = []
             self._judge(event)
+
+    def _count_stillborn(self, dead: tuple[str, ...]) -> None:
+        """Stop a run whose workers die one after another before they have joined: no event tells of those."""
+        self._stillborn += [name for name in dead if name not in self._members]
+        if len(self._stillborn) >= self._job.spec.parallel.tolerate.poison:
+            self._server.fail(
+                "RunError",
+                f"{len(self._stillborn)} workers died one after another before they had joined "
+                f"(parallel.tolerate.poison): look at the memory that data and model take, and at what they do when "
+                f"they are loaded",
+            )
 
     def _judge(self, event: Event) -> None:
         """Stop a run that loses workers faster than it may, or whose batch kills them."""

@@ -1,7 +1,8 @@
-"""On Ray: workers are killed, replaced, added and taken away while a run trains; the bits are the undisturbed run's."""
+"""On Ray: workers are killed, replaced and taken away while a run trains; the bits are those of one process."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,17 +15,21 @@ from typing import Any
 
 import pytest
 import ray
+import torch
+from torch import nn
+from torch.utils.data import Dataset
 
 import raydml
-from raydml.errors import SpecError
-from raydml.run import Run, find_run
+from raydml.errors import Interrupted, RunError, SpecError
+from raydml.parallel import Group
+from raydml.run import find_run
+from raydml.spec import JobSpec
+from raydml.training.record import RunRecord
+from raydml.training.worker import Job, Worker
 from tests.distributed.harness import write_images
 from tests.ray.commands import document
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.filterwarnings("default")]
-
-STEPS = 1500
-TRAIN = {"steps": STEPS, "evaluate_every": 500, "checkpoint_every": 100}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,24 +41,18 @@ def shared_ray() -> Iterator[None]:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def job(data: Path, name: str, **workers: Any) -> dict[str, Any]:
-    model = {"backbone": {"kind": "mlp", "hidden": [512, 512], "dropout": 0.1}, "dimension": 16}
-    return document(data, name, train=TRAIN, model=model, parallel={"workers": {"cpus": 0.5, **workers}})
-
-
 class Training:
     """`raydml.train` in a thread."""
 
-    def __init__(self, spec: dict[str, Any], home: Path) -> None:
+    def __init__(self, spec: dict[str, Any], home: Path, **options: Any) -> None:
         self.folder = home / "runs" / spec["name"]
-        self.run: Run | None = None
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._train, args=(spec,))
+        self._thread = threading.Thread(target=self._train, args=(spec, options))
         self._thread.start()
 
-    def _train(self, spec: dict[str, Any]) -> None:
+    def _train(self, spec: dict[str, Any], options: dict[str, Any]) -> None:
         try:
-            self.run = raydml.train(spec)
+            raydml.train(spec, **options)
         except BaseException as error:
             self.error = error
 
@@ -67,10 +66,10 @@ class Training:
             assert time.monotonic() < deadline, f"{what} did not come: {self.events()}"
             time.sleep(0.02)
 
-    def finish(self) -> Run:
-        self._thread.join(150)
-        assert self.run is not None, self.error
-        return self.run
+    def end(self) -> BaseException | None:
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        return self.error
 
 
 def group_worker(events: list[dict[str, Any]]) -> int:
@@ -79,9 +78,19 @@ def group_worker(events: list[dict[str, Any]]) -> int:
     return int(name.rpartition("-")[2])
 
 
+def state_after(spec: dict[str, Any], step: int, folder: Path) -> str:
+    """SHA-256 of the state of one undisturbed process after that many steps."""
+    checked = JobSpec.model_validate(spec)
+    worker = Worker(Job(checked, folder, folder, None), Group(0, 1, 8), torch.device("cpu"))
+    worker.trainer.run(step, lambda report: True)
+    return worker.trainer.state.digest()
+
+
 def test_a_killed_worker_is_replaced_and_a_resized_run_shrinks_without_a_trace(tmp_path: Path, home: Path) -> None:
-    data = write_images(tmp_path)
-    training = Training(job(data, "disturbed", min=1, max=2), home)
+    train = {"steps": 10**6, "evaluate_every": 0, "checkpoint_every": 500}
+    workers = {"workers": {"min": 1, "max": 2, "cpus": 0.5}}
+    spec = document(write_images(tmp_path), "disturbed", train=train, parallel=workers)
+    training = Training(spec, home)
     training.wait(lambda events: any(event["after"] == 2 for event in events), "the second worker")
     os.kill(group_worker(training.events()), signal.SIGKILL)
     training.wait(lambda events: events[-1]["cause"] == "join" and events[-1]["before"] == 1, "Ray's replacement")
@@ -89,10 +98,78 @@ def test_a_killed_worker_is_replaced_and_a_resized_run_shrinks_without_a_trace(t
         raydml.resize("disturbed", 3)
     raydml.resize("disturbed", 1)
     training.wait(lambda events: events[-1]["cause"] == "resize", "the smaller group")
-    run = training.finish()
-    assert [event["after"] for event in run.events] == [1, 2, 1, 2, 1]
-    assert all(event["lost"] == 0 for event in run.events)
-    undisturbed = raydml.train(job(data, "undisturbed", min=1, max=1))
-    assert [event["cause"] for event in undisturbed.events] == ["start"]
-    assert run.facts["state_sha256"] == undisturbed.facts["state_sha256"]
-    assert run.sha256 == undisturbed.sha256 and run.metrics == undisturbed.metrics
+    RunRecord(training.folder).request_stop()
+    assert isinstance(training.end(), Interrupted)
+    events = training.events()
+    assert [event["after"] for event in events][-4:] == [2, 1, 2, 1]
+    assert all(event["lost"] == 0 for event in events)
+    newest = max((training.folder / "checkpoints").glob("step-*"))
+    found = json.loads((newest / "checkpoint.json").read_text())
+    assert found["step"] > events[-1]["step"]
+    assert found["state_sha256"] == state_after(spec, found["step"], tmp_path)
+
+
+MARK = 123.0
+
+
+class Vectors(Dataset[tuple[torch.Tensor, int]]):
+    """Twenty classes of six vectors, one of them marked."""
+
+    def __init__(self) -> None:
+        self.targets = torch.arange(20).repeat_interleave(6)
+        self.rows = torch.randn(120, 12, generator=torch.Generator().manual_seed(1))
+        self.rows[0, 0] = MARK
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.rows[index], int(self.targets[index])
+
+
+class Deadly(nn.Linear):
+    """Kills the process that trains on the marked vector, as one does that is out of memory; slow enough to watch."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(0.005)
+            if bool((inputs[:, 0] == MARK).any()):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(inputs)
+
+
+def test_a_batch_that_kills_its_workers_stops_the_run_and_is_named(tmp_path: Path, home: Path) -> None:
+    spec = document(
+        tmp_path,
+        "poisoned",
+        data={"kind": "custom"},
+        model={"backbone": {"kind": "custom"}, "dimension": 4},
+        parallel={"workers": {"min": 1, "max": 1, "cpus": 0.5}, "tolerate": {"poison": 2}},
+        train={"steps": 10**4, "evaluate_every": 0, "checkpoint_every": 5},
+    )
+    training = Training(spec, home, dataset=Vectors(), model=Deadly(12, 4))
+    error = training.end()
+    assert isinstance(error, RunError) and "killed 2 workers" in str(error) and "parallel.tolerate.poison" in str(error)
+    assert [event["cause"] for event in training.events()].count("restart") >= 1
+    assert find_run(training.folder).state == "failed"
+
+
+class Dying(nn.Linear):
+    """Kills every worker that takes it over."""
+
+    def train(self, mode: bool = True) -> Dying:
+        if Path("/proc/self/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(mode)
+
+
+def test_workers_that_die_before_they_join_stop_the_run(tmp_path: Path, home: Path) -> None:
+    spec = document(
+        tmp_path,
+        "stillborn",
+        data={"kind": "custom"},
+        model={"backbone": {"kind": "custom"}, "dimension": 4},
+        parallel={"workers": {"min": 1, "max": 1, "cpus": 0.5}, "tolerate": {"poison": 2}},
+    )
+    error = Training(spec, home, dataset=Vectors(), model=Dying(12, 4)).end()
+    assert isinstance(error, RunError) and "before they had joined" in str(error)

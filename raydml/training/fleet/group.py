@@ -31,6 +31,7 @@ from raydml.training.fleet.staffing import LEFT, LOST
 from raydml.training.fleet.work import Work
 
 PATIENCE = 2.0  # seconds that workers have to return by themselves when the run is over
+CONTROLLER_SECONDS = 8.0  # for the process of a controller whose run has ended
 
 
 class MembershipBackend(Backend):  # type: ignore[misc]
@@ -125,8 +126,10 @@ class Group:
             self._thread.join(0.05)
             if time.monotonic() > start + PATIENCE:
                 self._kill_controller()
-        # A controller that has ended in good order, and left Ray, still waits up to 20 s for a metrics agent that does
-        # not answer: by then the cluster may be gone.
+        # A controller that has ended in good order goes after a second or two; one that waits for a metrics agent
+        # which does not answer, after 20: by then the cluster may be gone.
+        while not self.running and self._controller() is not None and time.monotonic() < start + CONTROLLER_SECONDS:
+            time.sleep(0.02)
         self._kill_controller()
         if self.running:
             return False
@@ -135,10 +138,18 @@ class Group:
         shutil.rmtree(self._folder, ignore_errors=True)
         return True
 
-    def _kill_controller(self) -> None:
+    def _controller(self) -> int | None:
+        """The controller's process, while it lives: its number may have gone to another."""
         pid = self.workers().controller
         with contextlib.suppress(OSError):
             if pid is not None and b"TrainController" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return None
+
+    def _kill_controller(self) -> None:
+        pid = self._controller()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _fit(self) -> None:
