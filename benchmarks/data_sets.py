@@ -4,9 +4,10 @@
 
 A cell is one set, loss and seed, trained in this process on one thread (the bits do not depend on workers). How many
 steps take `--seconds` of CPU time is measured once for each set and loss. Sets are built into FOLDER where they are
-not there yet; each finished cell is a line of FOLDER/cells.jsonl and is not computed again (so a folder is for one
-number of seconds). Prints the table of all lines. Losses keep their published hyperparameters; a loss's learning rate is the best of four on validation classes of
-glyphs (of bitext for texts), seed 0, and nothing is chosen by what a test split says.
+not there yet; each finished cell is a line of FOLDER/cells.jsonl and is not computed again, so a folder is for one
+number of seconds. Prints the table of all lines. Losses keep their published hyperparameters; a loss's learning rate
+is the best of four on validation classes of glyphs (of bitext for texts), seed 0, and nothing is chosen by what a test
+split says.
 """
 
 from __future__ import annotations
