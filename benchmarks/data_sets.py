@@ -264,8 +264,8 @@ def table(cells: list[Cell]) -> list[str]:
     """Markdown: a row for each set and loss, the seeds together."""
     sides = "(seeds) | 95 % over queries | over classes"
     lines = [
-        f"| data | loss | rate | steps | CPU-s | P@1 {sides} | MAP@R {sides} |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| data | loss | rate | steps | CPU-s | seeds | P@1 {sides} | MAP@R {sides} |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for data in SETS:
         for loss in (None, *LOSSES):
@@ -279,7 +279,8 @@ def row(seeds: list[Cell]) -> list[str]:
     """Means over the seeds, of the intervals' ends too; in brackets the lowest and the highest seed."""
     first = seeds[0]
     name = first.loss or f"raw, {first.queries:,} of {first.classes:,} classes"
-    cost = [f"{first.rate:g}", str(first.steps), f"{mean(cell.cpu for cell in seeds):.1f}"] if first.loss else ["-"] * 3
+    cpu = mean(cell.cpu for cell in seeds)
+    cost = [f"{first.rate:g}", str(first.steps), f"{cpu:.1f}", str(len(seeds))] if first.loss else ["-"] * 4
     cells = [first.data, name, *cost]
     for metric in METRICS:
         values = [cell.metrics[metric] for cell in seeds]
