@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -29,16 +26,12 @@ from raydml.training.worker import Job, Worker
 from tests.distributed.harness import write_images
 from tests.ray.commands import document
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray() -> Iterator[None]:
-    scratch = tempfile.mkdtemp(prefix="raydml-test-")  # a short path: Ray puts sockets below it
-    ray.init("local", num_cpus=2, _temp_dir=scratch, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(scratch, ignore_errors=True)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("default"),
+]
 
 
 class Training:

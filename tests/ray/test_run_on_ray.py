@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 import yaml
 from torch import nn
@@ -24,17 +20,12 @@ from tests.distributed.harness import write_images
 from tests.ray.commands import command, document, wait_for_step
 
 # Ray warns of its own deprecations while it is imported and used: they are not ours to mend.
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray() -> Iterator[None]:
-    """One local Ray for the runs of this process; the command-line test starts its own, as a user's would."""
-    scratch = tempfile.mkdtemp(prefix="raydml-test-")  # a short path: Ray puts sockets below it
-    ray.init("local", num_cpus=2, _temp_dir=scratch, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(scratch, ignore_errors=True)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("default"),
+]
 
 
 def test_one_spec_from_data_to_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
