@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -28,7 +28,14 @@ from tests.distributed.harness import CONTEXT
 SECONDS = 120
 
 
-def _member(job: Job, meeting: Meeting, name: str, fault: Fault | None) -> None:
+class Condition(Protocol):
+    """Something that a member's process is to be subject to."""
+
+    def arm(self) -> None:
+        """Called in that process before it begins."""
+
+
+def _member(job: Job, meeting: Meeting, name: str, fault: Condition | None) -> None:
     torch.set_num_threads(1)
     if fault is not None:
         fault.arm()
@@ -65,7 +72,7 @@ class Fleet:
     server: Server
     processes: dict[str, BaseProcess] = field(default_factory=dict)
 
-    def start(self, count: int = 1, fault: Fault | None = None) -> list[str]:
+    def start(self, count: int = 1, fault: Condition | None = None) -> list[str]:
         """Start that many more members, with that fault in them."""
         names = [f"worker-{len(self.processes) + index:05d}" for index in range(count)]
         for name in names:
@@ -126,7 +133,13 @@ class Fleet:
 
 @contextmanager
 def elastic_run(
-    spec: JobSpec, folder: Path, first: int, most: int = 4, faults: Sequence[Fault] = (), **policy: Any
+    spec: JobSpec,
+    folder: Path,
+    first: int,
+    most: int = 4,
+    faults: Sequence[Condition] = (),
+    host: str = "127.0.0.1",
+    **policy: Any,
 ) -> Iterator[Fleet]:
     """A run in this folder, with its authority; its first members are started, the last of them with these faults."""
     folder.mkdir(exist_ok=True)
@@ -138,10 +151,10 @@ def elastic_run(
         durable = lambda: max(checkpoints.steps(), default=0)  # noqa: E731
         return Authority(spec.name, ledger, chosen, now, durable, time.time() - now)
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     fleet: Fleet | None = None
     try:
-        with Server(found, "127.0.0.1") as server:
+        with Server(found, host) as server:
             job = Job(spec, folder, folder, None)
             fleet = Fleet(job, Meeting(server.address, store.port), server)
             fleet.start(first - len(faults))
