@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raydml.parallel import DataParallel
 from raydml.spec import JobSpec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.record import RunRecord, read_lines
@@ -181,3 +185,60 @@ def test_a_new_authority_goes_on_where_the_last_one_stopped(undisturbed: Undistu
     with elastic_run(undisturbed.spec, tmp_path / "run", first=1) as fleet:
         undisturbed.check(fleet)
     assert first is not None and fleet.events[0].epoch > first.epoch and fleet.events[0].cause == "resume"
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A machine that takes longer for every slice."""
+
+    seconds: float
+
+    def arm(self) -> None:
+        real = DataParallel._first_pass
+
+        def slowly(strategy: DataParallel, slot: int) -> None:
+            time.sleep(self.seconds)
+            real(strategy, slot)
+
+        DataParallel._first_pass = slowly  # type: ignore[method-assign]
+
+
+def test_slices_are_dealt_by_measured_speed_and_the_bits_are_the_same(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    slow = Slow(0.03)
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2, faults=[slow], balance="measured") as fleet:
+        fleet.wait_for_step(10)
+        assert fleet.server.view is not None and fleet.server.view.deal == (4, 4), "nothing is known yet"
+        fleet.start(1)
+        fleet.wait_for_size(3)
+        view = fleet.server.view
+        assert view.deal[view.rank("worker-00001")] == 1 == min(view.deal) and max(view.deal) > 3
+        undisturbed.check(fleet)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_hundred_steps_on_glyphs_resized_and_killed_three_times(tmp_path: Path) -> None:
+    train = {"steps": 200, "evaluate_every": 100, "checkpoint_every": 20}
+    loss = {"kind": "multi_similarity", "miner": {"kind": "multi_similarity"}}
+    model = {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.1}, "dimension": 32}
+    spec = small_spec(tmp_path, data={"kind": "glyphs"}, train=train, loss=loss, model=model)
+    with elastic_run(spec, tmp_path / "undisturbed", first=2) as fleet:
+        wanted, losses = fleet.finish(300), losses_of(fleet)
+    with elastic_run(spec, tmp_path / "disturbed", first=1) as fleet:
+        fleet.wait_for_step(10)
+        fleet.start(2)
+        fleet.wait_for_size(3)
+        fleet.server.ask(lambda authority, now: authority.resize(2, now))
+        fleet.wait_for_size(2)
+        fleet.server.ask(lambda authority, now: authority.resize(4, now))
+        for _ in range(3):
+            fleet.wait_for_step(fleet.step() + random.SystemRandom().randrange(5, 25))
+            assert fleet.server.view is not None
+            fleet.kill(random.SystemRandom().choice(fleet.server.view.members))
+            fleet.start(1)
+            fleet.wait_for_size(2)
+        found = fleet.finish(300)
+        assert losses_of(fleet) == losses
+    assert {name: found[name] for name in ("state_sha256", "sha256")} == {
+        name: wanted[name] for name in ("state_sha256", "sha256")
+    }

@@ -1,4 +1,4 @@
-"""One local Ray for the tests of a file."""
+"""One local Ray for the tests of a file, or a cluster of several nodes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+
+from tests.ray.machines import machines
+
+__all__ = ["machines", "shared_ray"]
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,11 @@ from torch.utils.data import Dataset
 
 import raydml
 from raydml.errors import Interrupted, RunError, SpecError
-from raydml.parallel import Group
 from raydml.run import find_run
-from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
-from raydml.training.worker import Job, Worker
 from tests.distributed.harness import write_images
 from tests.ray.commands import document
+from tests.ray.training import Training, state_after
 
 pytestmark = [
     pytest.mark.ray,
@@ -34,49 +29,10 @@ pytestmark = [
 ]
 
 
-class Training:
-    """`raydml.train` in a thread."""
-
-    def __init__(self, spec: dict[str, Any], home: Path, **options: Any) -> None:
-        self.folder = home / "runs" / spec["name"]
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._train, args=(spec, options))
-        self._thread.start()
-
-    def _train(self, spec: dict[str, Any], options: dict[str, Any]) -> None:
-        try:
-            raydml.train(spec, **options)
-        except BaseException as error:
-            self.error = error
-
-    def events(self) -> list[dict[str, Any]]:
-        return find_run(self.folder).events if (self.folder / "run.json").exists() else []
-
-    def wait(self, until: Callable[[list[dict[str, Any]]], bool], what: str) -> None:
-        deadline = time.monotonic() + 120
-        while not until(self.events()):
-            assert self._thread.is_alive(), f"the run ended before {what}: {self.error}, {self.events()}"
-            assert time.monotonic() < deadline, f"{what} did not come: {self.events()}"
-            time.sleep(0.02)
-
-    def end(self) -> BaseException | None:
-        self._thread.join(120)
-        assert not self._thread.is_alive()
-        return self.error
-
-
 def group_worker(events: list[dict[str, Any]]) -> int:
     """Process of the worker that Ray Train placed: its name ends with it."""
     (name,) = {name for event in events for name in event["members"] if name.startswith("group-")}
     return int(name.rpartition("-")[2])
-
-
-def state_after(spec: dict[str, Any], step: int, folder: Path) -> str:
-    """SHA-256 of the state of one undisturbed process after that many steps."""
-    checked = JobSpec.model_validate(spec)
-    worker = Worker(Job(checked, folder, folder, None), Group(0, 1, 8), torch.device("cpu"))
-    worker.trainer.run(step, lambda report: True)
-    return worker.trainer.state.digest()
 
 
 def test_a_killed_worker_is_replaced_and_a_resized_run_shrinks_without_a_trace(tmp_path: Path, home: Path) -> None:
@@ -96,10 +52,8 @@ def test_a_killed_worker_is_replaced_and_a_resized_run_shrinks_without_a_trace(t
     events = training.events()
     assert [event["after"] for event in events][-4:] == [2, 1, 2, 1]
     assert all(event["lost"] == 0 for event in events)
-    newest = max((training.folder / "checkpoints").glob("step-*"))
-    found = json.loads((newest / "checkpoint.json").read_text())
-    assert found["step"] > events[-1]["step"]
-    assert found["state_sha256"] == state_after(spec, found["step"], tmp_path)
+    assert training.saved()["step"] > events[-1]["step"]
+    assert training.saved()["state_sha256"] == state_after(spec, training.saved()["step"], tmp_path)
 
 
 MARK = 123.0
