@@ -155,7 +155,9 @@ class Authority:
             return None
         if len(self._seats) > len(self._joined):
             for name in [n for n in self._seats if n not in self._joined and self._seats[n].lost(now, self.policy)]:
-                del self._seats[name]
+                if self._seats.pop(name).closed is None:  # silent on an open line: it would not report again
+                    self._gone.add(name)
+                    self._returned.add(name)
         self._changing = bool(self._joined) and (self.view is None or self._members_change())
         reports: dict[str, Report] = {}
         for name in self._joined:

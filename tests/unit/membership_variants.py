@@ -181,6 +181,16 @@ class StrandsTheDrained(Authority):
         return chosen
 
 
+class ForgetsTheSilent(Authority):
+    """One that waited to join, and was silent for too long on an open line, was forgotten, and never reported again."""
+
+    def tick(self, now: float) -> View | None:
+        silent = [name for name, seat in self._seats.items() if name not in self._joined and seat.closed is None]
+        for name in [name for name in silent if self._seats[name].lost(now, self.policy)]:
+            del self._seats[name]
+        return super().tick(now)
+
+
 BROKEN: dict[str, Parts] = {
     "evicts the slow": Parts(authority=EvictsTheSlow),
     "commits without vote": Parts(worker=CommitsWithoutVote),
@@ -201,4 +211,5 @@ BROKEN: dict[str, Parts] = {
     "finishes for another": Parts(authority=FinishesForAnother),
     "evicts after its sleep": Parts(authority=EvictsAfterItsSleep),
     "strands the drained": Parts(authority=StrandsTheDrained),
+    "forgets the silent": Parts(authority=ForgetsTheSilent),
 }

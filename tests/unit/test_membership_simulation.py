@@ -31,6 +31,7 @@ FOUND_AT: dict[str, int] = {
     "finishes for another": 624,
     "evicts after its sleep": 379,
     "strands the drained": 116943,
+    "forgets the silent": 77515,
 }
 
 
