@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -73,6 +73,8 @@ class Link:
             self._closed = True
         self._nudge()
         self._thread.join(timeout=5)
+        self._wake.close()
+        self._woken.close()
 
     # What the training thread asks.
 
@@ -134,7 +136,11 @@ class Link:
     def _speak(self, line: socket.socket) -> None:
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._send(line, {"type": "hello", "member": self.member, "token": self._address.token})
-        reader = _Lines(line, self._woken)
+        with closing(_Lines(line, self._woken)) as reader:
+            self._converse(line, reader)
+
+    def _converse(self, line: socket.socket, reader: _Lines) -> None:
+        """Send what there is to say, hear what comes; until the member hangs up or the line breaks."""
         reported: Report | None = None
         sent: dict[int, float] = {}
         number, told = 0, -1
@@ -205,6 +211,10 @@ class _Lines:
         self._selector = selectors.DefaultSelector()
         self._selector.register(line, selectors.EVENT_READ)
         self._selector.register(nudges, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Give back what the wait needs; the sockets stay open."""
+        self._selector.close()
 
     def within(self, seconds: float) -> list[dict[str, Any]]:
         """Whole lines that have come after at most that many seconds. Raises OSError at the end of the stream."""

@@ -38,7 +38,7 @@ class Server:
         self._port = 0
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True, name="membership")
-        self.failure: dict[str, str] | None = None  # kind and message of the first error that a member told of
+        self.failure: dict[str, str] | None = None  # kind and message of the first error
         self.outcome: str | None = None  # how the first member that came to the end says the run ended
         self.crash: BaseException | None = None  # of the thread itself
 
@@ -133,6 +133,8 @@ class Server:
         if view is not None:
             for member in view.members:
                 self._send_view(member, view)
+        if self._authority.failure is not None:  # of a member, or of the authority's own finding
+            self.failure = self.failure or {"kind": "RunError", "message": self._authority.failure}
         for line in self._lines.values():
             line.tell(self._authority.standing(line.beat, now))
 
@@ -144,14 +146,14 @@ class Server:
         """One connection of a member; it is the only one that counts until the member opens another."""
         line: _Line | None = None
         try:
-            hello = json.loads(await asyncio.wait_for(reader.readline(), 5))
-            if not hmac.compare_digest(hello["token"], self._token):
+            member = self._member(await asyncio.wait_for(reader.readline(), 5))
+            if member is None:
                 return
-            line = self._lines[hello["member"]] = _Line(hello["member"], writer)
-            while (raw := await reader.readline()) and self._lines.get(line.member) is line:
+            line = self._lines[member] = _Line(member, writer)
+            while (raw := await reader.readline()) and self._lines.get(member) is line:
                 self._hear(line, json.loads(raw), time.monotonic())
-        except (OSError, ValueError, KeyError, TimeoutError):
-            pass  # what does not speak as a member does is closed
+        except (OSError, ValueError, TimeoutError):
+            pass  # the connection broke, or what comes is cut short or no JSON
         except asyncio.CancelledError:
             return  # the run is over
         finally:
@@ -159,6 +161,13 @@ class Server:
             if line is not None and self._lines.get(line.member) is line:
                 del self._lines[line.member]
                 self._authority.disconnected(line.member, time.monotonic())
+
+    def _member(self, hello: bytes) -> str | None:
+        """Who calls; None for anybody who does not know the token."""
+        said = json.loads(hello)
+        if not isinstance(said, dict) or not hmac.compare_digest(str(said.get("token")).encode(), self._token.encode()):
+            return None
+        return str(said["member"])
 
     def _hear(self, line: _Line, message: dict[str, Any], now: float) -> None:
         fields = {name: value for name, value in message.items() if name not in ("type", "number")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -41,6 +41,7 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
     succeeded, interrupted; over: it ended without this member; left: asked to, after a step; gone: counted as lost;
     failed: an error, which the authority has been told. Raises nothing that a restart could not mend.
     """
+    job = replace(job, resume=None)  # the view says where to go on from; that checkpoint may have been dropped by now
     group = Group(0, 1, job.spec.batch.virtual_workers)
 
     def connect() -> TCPStore:

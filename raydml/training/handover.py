@@ -76,7 +76,7 @@ def take(worker: Worker, source: int) -> str:
 
 
 def _sha256(numbers: Tensor) -> str:
-    return hashlib.sha256(numbers.cpu().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(numbers.cpu().numpy().data).hexdigest()
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -139,6 +139,7 @@ def elastic_run(
     most: int = 4,
     faults: Sequence[Condition] = (),
     host: str = "127.0.0.1",
+    resume: int | None = None,
     **policy: Any,
 ) -> Iterator[Fleet]:
     """A run in this folder, with its authority; its first members are started, the last of them with these faults."""
@@ -155,7 +156,7 @@ def elastic_run(
     fleet: Fleet | None = None
     try:
         with Server(found, host) as server:
-            job = Job(spec, folder, folder, None)
+            job = Job(spec, folder, folder, resume)
             fleet = Fleet(job, Meeting(server.address, store.port), server)
             fleet.start(first - len(faults))
             for fault in faults:

@@ -187,6 +187,17 @@ def test_a_new_authority_goes_on_where_the_last_one_stopped(undisturbed: Undistu
     assert first is not None and fleet.events[0].epoch > first.epoch and fleet.events[0].cause == "resume"
 
 
+def test_a_worker_that_joins_a_resumed_run_does_not_need_the_checkpoint_that_it_began_with(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    gone = 7  # a step whose checkpoint has been dropped since
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=1, resume=gone) as fleet:
+        fleet.wait_for_step(10)
+        fleet.start(1)
+        fleet.wait_for_size(2)
+        undisturbed.check(fleet)
+
+
 @dataclass(frozen=True)
 class Slow:
     """A machine that takes longer for every slice."""
