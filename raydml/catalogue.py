@@ -392,7 +392,8 @@ class AnyLoss(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _class_parallel_is_refused(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("class_parallel") and "class_parallel" not in cls.model_fields:
+        asked = isinstance(value, dict) and value.get("class_parallel") not in (None, False)
+        if asked and "class_parallel" not in cls.model_fields:
             raise ValueError(
                 f"{value.get('kind')} is not class_parallel; those that are: arc_face, cos_face, sub_center_arc_face, "
                 "curricular_face, normalized_softmax, softmax, proxy_anchor, center and the term `center` of any loss"

@@ -612,6 +612,16 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_that_catch_up_know_every_step(self) -> Self:
+        rate = getattr(getattr(self.loss, "class_parallel", None), "sample_rate", 1)
+        if rate < 1 and self.parallel.precision == "fp16":
+            raise ValueError(
+                f"loss.class_parallel.sample_rate = {rate} lets class vectors catch up with the steps that they "
+                "missed, and precision: fp16 skips steps: choose bf16 or float32, or sample_rate: 1"
+            )
+        return self
+
     @property
     def exactness(self) -> Literal["bitwise", "exact"]:
         """The level of DESIGN's first promise that this spec reaches."""

@@ -12,7 +12,7 @@ from raydml.catalogue import LossSpec
 from raydml.losses.build import build_loss, build_miner, build_regularizer
 from raydml.losses.centers import CenterLoss
 from raydml.losses.cross_batch import CrossBatchTerm
-from raydml.losses.heads import ClassHead, Home, build_head
+from raydml.losses.heads import ClassHead, HeadStep, Home, build_head
 from raydml.losses.heads.centers import ShardedCenterLoss
 from raydml.losses.heads.table import ClassTable
 from raydml.losses.randomness import fresh_weights
@@ -181,8 +181,13 @@ class Objective(nn.Module):
         loss, _ = self.measure(embeddings, labels)
         return loss
 
-    def commit(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Move what moves without gradients, centres and memory; called once, and only when the step commits."""
+    def commit(self, embeddings: Tensor, labels: Tensor, head: HeadStep | None = None, step: int = 0) -> None:
+        """Move what is not the optimiser's: centres, memory, a head's class vectors with `head` of this step's verdict.
+
+        Called once, and only when the step commits.
+        """
+        if self.head is not None and head is not None:
+            self.head.commit(head, step)
         for module in self.modules():
             if isinstance(module, CenterLoss | CrossBatchTerm):
                 module.move(embeddings.detach(), labels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -30,45 +28,28 @@ class ShardedCenterLoss(CenterLoss):
         self.shards, self.group = Shards(num_classes, group.num_slices), group
         self._dimension, self._dtype, self._device = dimension, dtype, device
         self._held: dict[int, Tensor] = {}
-        self._begun = False
 
-    def part(self, index: int) -> dict[str, Tensor]:
-        """A shard by name: `centers`."""
+    def shard(self, index: int) -> dict[str, Tensor]:
+        """A shard by name, live: `centers`."""
         if index not in self._held:
-            assert not self._begun, f"shard {index} of centres was moved by training, and lies on another worker"
+            assert index in self.group.owned, f"centres of shard {index} lie on another worker"
             shape = (len(self.shards.classes(index)), self._dimension)
             self._held[index] = torch.zeros(shape, dtype=self._dtype, device=self._device)
         return {"centers": self._held[index]}
-
-    def parts(self) -> dict[int, dict[str, Tensor]]:
-        """The shards of this worker."""
-        return {index: self.part(index) for index in self.group.owned}
-
-    def load(self, parts: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Hold these shards from now on, and no others. Raises ValueError where names or shapes do not fit."""
-        held = {}
-        for index, part in parts.items():
-            wanted = {"centers": (len(self.shards.classes(index)), self._dimension)}
-            found = {name: tuple(value.shape) for name, value in part.items()}
-            if found != wanted:
-                raise ValueError(f"centres of shard {index} are {found}, and wanted are {wanted}")
-            held[index] = part["centers"].to(self._device).clone()
-        self._held, self._begun = held, True
 
     def rows(self, labels: Tensor) -> Tensor:
         """Centres of these classes, (B, D), on every worker: each from its owner, and zeros from the others."""
         found = torch.zeros(len(labels), self._dimension, dtype=self._dtype, device=self._device)
         for index in self.group.owned:
             rows, places = self.shards.within(labels, index)
-            found[rows] = self.part(index)["centers"][places]
+            found[rows] = self.shard(index)["centers"][places]
         return self.group.all_reduce(found)
 
     @torch.no_grad()
     def move(self, embeddings: Tensor, labels: Tensor) -> None:
         """See CenterLoss: the centres of the batch's classes, those of this worker."""
-        self._begun = True
         for index in self.group.owned:
             rows, places = self.shards.within(labels, index)
-            centers = self.part(index)["centers"]
+            centers = self.shard(index)["centers"]
             met, which = torch.unique(places, return_inverse=True)
             centers[met] = self.moved(centers[met], embeddings[rows].to(self._dtype), which)

@@ -42,6 +42,11 @@ class ProxyAnchorHead(nn.Module):
         own = slice(group.owned.start * size, group.owned.stop * size)
         return loss, pull_prepare(score, embeddings[own], of_batch[own], size), HeadStep(tuple(gradients))
 
+    def commit(self, done: HeadStep, step: int) -> None:
+        """See SoftmaxHead."""
+        for rows, gradient in done.gradients:
+            self.table.update(rows, gradient, step)
+
     def _shard(self, shard: ShardScores, present: int) -> tuple[Tensor, Tensor]:
         """A shard's part of the loss, shape (), and of dL/d(batch)."""
         loss, of_batch = shard.batch.new_zeros(()), torch.zeros_like(shard.batch)

@@ -33,10 +33,11 @@ class HeadStep:
             [gradient.norm() if gradient.numel() else like.new_zeros(()) for _, gradient in self.gradients]
         )
 
-    def clip(self, factor: Tensor) -> None:
-        """Multiply the gradients, in place."""
+    def clip(self, limit: float, norm: Tensor) -> None:
+        """Scale the gradients, in place, as torch's clipping does with all others of this norm."""
+        factor = (limit / (norm + 1e-6)).clamp(max=1)
         for _, gradient in self.gradients:
-            gradient.mul_(factor)
+            gradient.mul_(factor.to(gradient))
 
 
 HeadFound = tuple[Tensor, Tensor, HeadStep]  # loss, dL/d(own rows of the batch), the rest
@@ -74,6 +75,12 @@ class SoftmaxHead(nn.Module):
         own = slice(group.owned.start * size, group.owned.stop * size)
         gradients = tuple((shard.held, shard.gradient.view_as(shard.held.vectors)) for shard in shards)
         return loss.detach(), pull_prepare(score, embeddings[own], of_batch[own], size), HeadStep(gradients, moved)
+
+    def commit(self, done: HeadStep, step: int) -> None:
+        """Update the own class vectors; only when the step commits."""
+        for rows, gradient in done.gradients:
+            self.table.update(rows, gradient, step)
+        self.margin.commit(done.moved)
 
     def _scores(self, index: int, batch: Tensor, labels: Tensor, step: int) -> ShardScores:
         rows, places = self.table.shards.within(labels, index)

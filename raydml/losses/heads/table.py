@@ -1,12 +1,12 @@
 """Rows of class vectors, cut into V shards that lie where Group.owned puts them, with the state of their optimiser.
 
-A shard has the same classes, the same shape and the same arithmetic on whatever worker it lies. It is made from the
-seed when it is first needed; once training has begun it only comes by `load`.
+A shard has the same classes, the same shape and the same arithmetic on whatever worker it lies. It begins as the seed
+and its index say, and is a part of a checkpoint of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,71 +82,46 @@ class ClassTable:
         self.shards = Shards(num_classes, home.group.num_slices)
         self._numbers, self._spread, self._sample_rate = numbers, spread, sample_rate
         self._seed, self._dtype = seed, dtype
-        self._optimizer = build_optimizer(home.optimizer)
+        self.optimizer = build_optimizer(home.optimizer)
         self._held: dict[int, dict[str, Tensor]] = {}
-        self._begun = False
 
-    def part(self, index: int) -> dict[str, Tensor]:
-        """Everything of a shard by name: `vectors`, the optimiser's slots, and how many `updates` each row has had."""
+    def shard(self, index: int) -> dict[str, Tensor]:
+        """A shard by name, live: `vectors`, the optimiser's slots, and how many `updates` each class has had."""
         if index not in self._held:
-            assert not self._begun, f"shard {index} was made by training, and lies on another worker"
+            assert index in self.group.owned, f"shard {index} lies on another worker"
             self._held[index] = self._fresh(index)
         return self._held[index]
-
-    def parts(self) -> dict[int, dict[str, Tensor]]:
-        """The shards of this worker."""
-        return {index: self.part(index) for index in self.group.owned}
-
-    def load(self, parts: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Hold these shards from now on, and no others. Raises ValueError where names or shapes do not fit."""
-        held = {}
-        for index, part in parts.items():
-            wanted = {name: (len(self.shards.classes(index)), *shape) for name, shape in self._shapes.items()}
-            found = {name: tuple(value.shape) for name, value in part.items()}
-            if found != wanted:
-                raise ValueError(f"class rows of shard {index} are {found}, and wanted are {wanted}")
-            held[index] = {name: value.to(self.home.device).clone() for name, value in part.items()}
-        self._held, self._begun = held, True
-
-    @property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            "vectors": (self._numbers,),
-            **{name: (self._numbers,) for name in self._optimizer.names},
-            "updates": (),
-        }
 
     def _fresh(self, index: int) -> dict[str, Tensor]:
         count = len(self.shards.classes(index))
         generator = torch.Generator().manual_seed(key("class rows", self._seed, index))
         vectors = torch.empty(count, self._numbers, dtype=self._dtype).normal_(0, self._spread, generator=generator)
-        slots = {name: torch.zeros_like(vectors) for name in self._optimizer.names}
+        slots = {name: torch.zeros_like(vectors) for name in self.optimizer.names}
         part = {"vectors": vectors, **slots, "updates": torch.zeros(count, dtype=torch.long)}
         return {name: value.to(self.home.device) for name, value in part.items()}
 
     def rows(self, index: int, labels: Tensor, step: int) -> Rows:
         """What a step with these labels (B,) compares with; it changes nothing."""
-        part = self.part(index)
+        part = self.shard(index)
         if self._sample_rate == 1:
-            return Rows(index, None, part["vectors"], {name: part[name] for name in self._optimizer.names})
+            return Rows(index, None, part["vectors"], {name: part[name] for name in self.optimizer.names})
         _, own = self.shards.within(labels, index)
         places = sampled(self.shards.classes(index), own, self._sample_rate, self._seed, step)
-        vectors, slots = part["vectors"][places], {name: part[name][places] for name in self._optimizer.names}
-        self._optimizer.catch_up(vectors, slots, part["updates"][places], step, self.home.rate)
+        vectors, slots = part["vectors"][places], {name: part[name][places] for name in self.optimizer.names}
+        self.optimizer.catch_up(vectors, slots, part["updates"][places], step, self.home.rate)
         return Rows(index, places, vectors, slots)
 
     def update(self, rows: Rows, gradient: Tensor, step: int) -> None:
         """One update of the rows by dL/d(vectors), (m, numbers)."""
-        self._begun = True
-        part = self.part(rows.index)
         if not len(gradient):
             return
+        part = self.shard(rows.index)
         if rows.places is None:
             count = int(part["updates"][0])  # steps that overflowed float16 are none
-            self._optimizer.step(rows.vectors, rows.slots, gradient, count, self.home.rate(step))
+            self.optimizer.step(rows.vectors, rows.slots, gradient, count, self.home.rate(step))
             part["updates"] += 1
             return
-        self._optimizer.step(rows.vectors, rows.slots, gradient, step, self.home.rate(step))
+        self.optimizer.step(rows.vectors, rows.slots, gradient, step, self.home.rate(step))
         for name, value in {"vectors": rows.vectors, **rows.slots}.items():
             part[name][rows.places] = value
         part["updates"][rows.places] = step + 1
