@@ -628,6 +628,18 @@ class JobSpec(Frozen):
         plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
         return "exact" if plain else "bitwise"
 
+    @property
+    def state(self) -> Literal["replicated", "sharded"]:
+        """Whether every worker holds the whole state, or parts of it only, which checkpoints hand over."""
+        apart = self.parallel.strategy != "ddp" or self.classes_on_owners
+        return "sharded" if apart else "replicated"
+
+    @property
+    def classes_on_owners(self) -> bool:
+        """Whether the loss keeps something of each class on one worker only."""
+        losses = (self.loss, getattr(self.loss, "center", None))
+        return any(bool(getattr(loss, "class_parallel", None)) for loss in losses)
+
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 

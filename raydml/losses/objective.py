@@ -14,10 +14,10 @@ from raydml.losses.centers import CenterLoss
 from raydml.losses.cross_batch import CrossBatchTerm
 from raydml.losses.heads import ClassHead, HeadStep, Home, build_head
 from raydml.losses.heads.centers import ShardedCenterLoss
-from raydml.losses.heads.table import ClassTable
 from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
 from raydml.losses.tiled import TiledLoss, tiled_form
+from raydml.parallel import Sharded
 
 TILED_FROM = 1024  # rows; below, the whole loss on every worker costs less than the tiles' overhead
 
@@ -147,18 +147,15 @@ class Objective(nn.Module):
         self.tiled: TiledLoss | None = None
         if batch_size >= TILED_FROM and isinstance(self.term, PmlTerm):
             self.tiled = tiled_form(spec, self.term.loss)
+        self.sharded: dict[str, Sharded] = {}  # what no worker holds whole, by name
+        if self.head is not None:
+            self.sharded["head"] = self.head.table
+        for module in (self.term, self.center):
+            if isinstance(module, ShardedCenterLoss):
+                self.sharded["centers"] = module
         self.to(self.dtype)
         # Losses that keep something (weights, centres, a memory) want class numbers; the others only compare labels.
         self.num_classes = num_classes if self.state_dict() or self.sharded else None
-
-    @property
-    def sharded(self) -> dict[str, ClassTable | ShardedCenterLoss]:
-        """What lies in shards on their owners, by name."""
-        found: dict[str, ClassTable | ShardedCenterLoss] = {} if self.head is None else {"head": self.head.table}
-        for module in (self.term, self.center):
-            if isinstance(module, ShardedCenterLoss):
-                found["centers"] = module
-        return found
 
     def measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss but for what runs in tiles, shape (), of embeddings (B, D) and labels (B,), and cheap statistics."""

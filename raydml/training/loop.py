@@ -89,7 +89,15 @@ class Trainer:
             home=Home(group, device, spec.train.optimizer, head_rate(spec)),
         ).to(device)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
-        self.state = TrainingState(self.model, self.objective, spec, self.plan)
+        self.state = TrainingState(
+            self.model,
+            self.objective,
+            spec,
+            self.plan,
+            group=group,
+            sharded=self.objective.sharded,
+            spread=self.strategy.spread,
+        )
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self.prepared: Prepared | None = None
         self._labels = dataset.training_labels
