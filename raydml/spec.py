@@ -363,6 +363,11 @@ class ParallelSpec(Frozen):
         description="keep the graphs of all own slices, or recompute them one at a time (the same bits, one slice's "
         "activations, a second forward); auto: keep what fits into half of a worker's memory",
     )
+    exchange: Literal["gather", "ring", "auto"] = Field(
+        "auto",
+        description="embeddings of a batch: all on every worker, or around a ring of workers, each with its share (the "
+        "same bits); auto: around a ring from 64 MiB on, where the loss can",
+    )
     precision: Literal["float32", "bf16", "fp16", "float64"] = Field(
         "float32", description="of the model; losses never run below float32; fp16 scales the loss, and skips overflows"
     )
@@ -651,7 +656,7 @@ class JobSpec(Frozen):
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):
             del document["parallel"]["workers"][name]
-        for name in ("memory", "balance", "patience", "tolerate"):
+        for name in ("memory", "exchange", "balance", "patience", "tolerate"):
             del document["parallel"][name]  # the same bits
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)

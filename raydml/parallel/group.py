@@ -99,6 +99,22 @@ class Group:
         parts = torch.split(everything, longest)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    def exchange(self, rows: Tensor, given: list[int], taken: list[int]) -> Tensor:
+        """Rows (sum(given), ...), given[rank] of them for each worker -> (sum(taken), ...), from each in rank order."""
+        if self.size == 1:
+            return rows
+        received = rows.new_empty((sum(taken), *rows.shape[1:]))
+        with self.collective():
+            dist.all_to_all_single(received, rows.contiguous(), taken, given)
+        return received
+
+    def shift(self, rows: Tensor, distance: int, count: int) -> Tensor:
+        """Rows for the worker `distance` places on, cyclically -> those (count, ...) of the worker as far back."""
+        given, taken = [0] * self.size, [0] * self.size
+        given[(self.rank + distance) % self.size] = len(rows)
+        taken[(self.rank - distance) % self.size] = count
+        return self.exchange(rows, given, taken)
+
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""
         if self.size > 1:

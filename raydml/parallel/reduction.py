@@ -26,7 +26,10 @@ class TreeAccumulator:
 
     def add(self, slice_index: int, leaf: Sequence[Tensor]) -> None:
         """Add one slice; its sibling is merged at once where it is there already."""
-        node, value = (slice_index, slice_index + 1), list(leaf)
+        self.put((slice_index, slice_index + 1), list(leaf))
+
+    def put(self, node: Node, value: list[Tensor]) -> None:
+        """Add the sum of a node's slices, as another worker may have made it; an empty list adds nothing."""
         while node in self._parents:
             parent = self._parents[node]
             left, right = Tree.children(parent)
@@ -41,8 +44,8 @@ class TreeAccumulator:
 
 
 def add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
-    """Entry by entry, out of place."""
-    return list(torch._foreach_add(left, right)) if left else []
+    """Entry by entry, out of place; an empty list stands for zeros."""
+    return list(torch._foreach_add(left, right)) if left and right else left or right
 
 
 def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:

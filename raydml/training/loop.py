@@ -17,6 +17,7 @@ from raydml.losses import Home, Objective, Verdict, evaluate_objective
 from raydml.models import as_input
 from raydml.parallel import STRATEGIES, Group
 from raydml.spec import HardClasses, JobSpec
+from raydml.training.exchange import Exchange
 from raydml.training.neighbours import class_means, nearest_rows
 from raydml.training.state import TrainingState, head_rate
 from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
@@ -47,17 +48,18 @@ class StepReport:
 class Prepared:
     """A step that every reduction of is complete: what its commit needs, and nothing else to ask anybody.
 
-    `skip` says what overflowed float16: the state is passed over. `watched` is what the monitor looks at.
+    `skip` says what overflowed float16: the state is passed over. `watched` is what the monitor looks at. Embeddings
+    are the own rows alone where they travel: then nothing of the objective moves with them.
     """
 
     step: int
     verdict: Verdict
-    embeddings: Tensor  # (B, D), of the global batch
+    embeddings: Tensor  # (B, D), of the global batch, or (own rows, D)
     labels: Tensor  # (B,)
     gradients: Sequence[Tensor] = ()
     norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     skip: Literal["scale", "embeddings"] | None = None
-    watched: tuple[Verdict, Tensor | None] | None = None
+    watched: tuple[Tensor, Tensor, Verdict, Tensor | None] | None = None
 
 
 After = Callable[[StepReport], bool]
@@ -88,6 +90,7 @@ class Trainer:
             batch_size=spec.batch.size,
             home=Home(group, device, spec.train.optimizer, head_rate(spec)),
         ).to(device)
+        self.exchange = Exchange(spec, self.objective, group)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
         self.state = TrainingState(
             self.model,
@@ -170,11 +173,13 @@ class Trainer:
         inputs = [part.inputs for part in batch]
         watched = self.monitor.due(step + 1)
         with head_norms(self.model, watched) as norms:
-            embeddings = self.group.gather_slices(self.strategy.forward(inputs, step))
+            own = self.strategy.forward(inputs, step)
+        embeddings = self.exchange.take(own)
         # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
-        overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
+        overflow = self.state.scaler is not None and not self.exchange.finite(embeddings)
         if overflow:
-            embeddings = self.group.gather_slices(self.strategy.forward_in_float32(inputs, step))
+            own = self.strategy.forward_in_float32(inputs, step)
+            embeddings = self.exchange.take(own)
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
         self._check_loss(verdict, embeddings, step)
@@ -193,9 +198,10 @@ class Trainer:
             return self._checked_skip(prepared, back_off=True)
         if not watched:
             return prepared
-        lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
-        whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
-        return replace(prepared, watched=(whole, lengths))
+        lengths = self.exchange.sample(torch.cat(norms)) if norms else None
+        seen = embeddings if not self.exchange.travels else self.exchange.sample(own)
+        whole = replace(verdict, cotangents=self.exchange.sample(verdict.cotangents))
+        return replace(prepared, watched=(seen, self.exchange.sample_labels(labels), whole, lengths))
 
     def commit(self) -> StepReport:
         """Take the prepared step: nobody else is needed. Raises TrainingDiverged after it, where `watch` says stop."""
@@ -209,7 +215,7 @@ class Trainer:
                 done.verdict.head.clip(self.spec.train.clip_norm, done.norm)
             self.objective.commit(done.embeddings, done.labels, done.verdict.head, done.step)
             if done.watched is not None:
-                health = self.monitor.look(done.embeddings, done.labels, *done.watched, self.objective)
+                health = self.monitor.look(*done.watched, self.objective)
         else:
             self.state.skip(back_off=done.skip == "scale")
         norm = float(done.norm) if done.skip is None else None
@@ -248,8 +254,9 @@ class Trainer:
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)
         # A miner may pass over a row that is not finite: the loss alone would not tell.
-        if not bool(embeddings.isfinite().all()):
-            raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", embeddings, step)
+        if not self.exchange.finite(embeddings):
+            rows = self.group.gather_slices(embeddings) if self.exchange.travels else embeddings
+            raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", rows, step)
         if not math.isfinite(loss) or abs(loss) > self.spec.train.loss_limit:
             limit = f"the loss is {loss:g}, train.loss_limit is {self.spec.train.loss_limit:g}"
             raise self._diverged(limit, self.group.gather_slices(verdict.cotangents), step)
