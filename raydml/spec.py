@@ -617,11 +617,33 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_that_catch_up_know_every_step(self) -> Self:
+        rate = getattr(getattr(self.loss, "class_parallel", None), "sample_rate", 1)
+        if rate < 1 and self.parallel.precision == "fp16":
+            raise ValueError(
+                f"loss.class_parallel.sample_rate = {rate} lets class vectors catch up with the steps that they "
+                "missed, and precision: fp16 skips steps: choose bf16 or float32, or sample_rate: 1"
+            )
+        return self
+
     @property
     def exactness(self) -> Literal["bitwise", "exact"]:
         """The level of DESIGN's first promise that this spec reaches."""
         plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
         return "exact" if plain else "bitwise"
+
+    @property
+    def state(self) -> Literal["replicated", "sharded"]:
+        """Whether every worker holds the whole state, or parts of it only, which checkpoints hand over."""
+        apart = self.parallel.strategy != "ddp" or self.classes_on_owners
+        return "sharded" if apart else "replicated"
+
+    @property
+    def classes_on_owners(self) -> bool:
+        """Whether the loss keeps something of each class on one worker only."""
+        losses = (self.loss, getattr(self.loss, "center", None))
+        return any(bool(getattr(loss, "class_parallel", None)) for loss in losses)
 
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydml.losses.heads import HeadStep
 from raydml.losses.objective import Objective
 from raydml.losses.randomness import keyed
 from raydml.parallel import Group
@@ -23,6 +24,7 @@ class Verdict:
     cotangents: Tensor  # dL/d(own embeddings), (own rows, D)
     weights: tuple[Tensor, ...]  # gradients in the order of objective.parameters()
     statistics: dict[str, float]
+    head: HeadStep | None = None  # of a class-parallel head, what its owners keep
 
 
 def evaluate_objective(
@@ -62,7 +64,12 @@ def evaluate_objective(
             places = {id(parameter): place for place, parameter in enumerate(inputs)}
             for parameter, gradient in weights:
                 total[places[id(parameter)]] = total[places[id(parameter)]] + gradient
-    return Verdict(loss.detach(), total[0], tuple(total[1:]), statistics)
+        head = None
+        if objective.head is not None:
+            with torch.no_grad():
+                added, cotangents, head = objective.head.evaluate(leaf.detach(), labels, step)
+            loss, total[0] = loss + added, total[0] + cotangents
+    return Verdict(loss.detach(), total[0], tuple(total[1:]), statistics, head)
 
 
 def gradients_of(loss: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:

@@ -17,6 +17,7 @@ from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
+from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
 
@@ -37,6 +38,8 @@ class DataParallel:
     The first pass runs with gradients too, so that both passes take the same kernels; its graph goes with its slice.
     With synchronised batch norm all own slices go through the model at once, for their layers must meet.
     """
+
+    spread: Spread | None = None
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
         self.model = model

@@ -122,6 +122,13 @@ class Group:
                 dist.all_reduce(value)
         return value
 
+    def maximum(self, value: Tensor) -> Tensor:
+        """The largest of all workers' values, element by element, in place; exact in any order."""
+        if self.size > 1:
+            with self.collective():
+                dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
     def objects(self, value: Any) -> list[Any]:
         """One small picklable value of each worker, in rank order."""
         if self.size == 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group
+from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
 
@@ -18,6 +19,7 @@ class Strategy(Protocol):
 
     model: nn.Module
     parameters: list[nn.Parameter]
+    spread: Spread | None  # None: every worker holds the whole model
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None: ...
     def train(self) -> None: ...

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
-from raydml.losses import Objective, Verdict, evaluate_objective
+from raydml.losses import Home, Objective, Verdict, evaluate_objective
 from raydml.models import as_input
 from raydml.parallel import STRATEGIES, Group
 from raydml.spec import HardClasses, JobSpec
 from raydml.training.exchange import Exchange
 from raydml.training.neighbours import class_means, nearest_rows
-from raydml.training.state import TrainingState
+from raydml.training.state import TrainingState, head_rate
 from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 
 
@@ -88,10 +88,19 @@ class Trainer:
             seed=spec.seed,
             dtype=kind,
             batch_size=spec.batch.size,
+            home=Home(group, device, spec.train.optimizer, head_rate(spec)),
         ).to(device)
         self.exchange = Exchange(spec, self.objective, group)
         self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
-        self.state = TrainingState(self.model, self.objective, spec, self.plan)
+        self.state = TrainingState(
+            self.model,
+            self.objective,
+            spec,
+            self.plan,
+            group=group,
+            sharded=self.objective.sharded,
+            spread=self.strategy.spread,
+        )
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self.prepared: Prepared | None = None
         self._labels = dataset.training_labels
@@ -178,11 +187,12 @@ class Trainer:
         if overflow:  # a lower scale would not mend it
             return self._checked_skip(prepared, back_off=False)
         gradients = [*self._gradients(verdict), *verdict.weights]
-        norm = nn.utils.get_total_norm(gradients)
+        apart = self._norms_apart(verdict)
+        norm = nn.utils.get_total_norm([*gradients, *apart])
         prepared = replace(prepared, gradients=gradients, norm=norm)
         if not bool(norm.isfinite()):
             cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
-            exact = [cotangents, *verdict.weights]  # float32: these do not overflow
+            exact = [cotangents, *verdict.weights, *apart]  # float32: these do not overflow
             if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
                 raise self._diverged(f"the gradient's norm is {float(norm)}", cotangents, step)
             return self._checked_skip(prepared, back_off=True)
@@ -201,7 +211,9 @@ class Trainer:
         if done.skip is None:
             self.state.update(done.gradients, done.norm)
             self.strategy.commit()
-            self.objective.commit(done.embeddings, done.labels)
+            if done.verdict.head is not None and self.spec.train.clip_norm is not None:
+                done.verdict.head.clip(self.spec.train.clip_norm, done.norm)
+            self.objective.commit(done.embeddings, done.labels, done.verdict.head, done.step)
             if done.watched is not None:
                 health = self.monitor.look(*done.watched, self.objective)
         else:
@@ -216,6 +228,10 @@ class Trainer:
             return self.strategy.pullback(verdict.cotangents)
         scale = float(self.state.scaler.scale)
         return [gradient / scale for gradient in self.strategy.pullback(verdict.cotangents * scale)]
+
+    def _norms_apart(self, verdict: Verdict) -> list[Tensor]:
+        """L2 norms of the gradients of all shards of a class-parallel head, (V,)."""
+        return [] if verdict.head is None else [self.group.gather_slices(verdict.head.norms(verdict.loss))]
 
     def _checked_skip(self, prepared: Prepared, *, back_off: bool) -> Prepared:
         """Pass over a step; every worker decides alike, for all hold the same embeddings and the same sum."""

@@ -39,13 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment": {"errors"},
     "progress": {"spec", "training"},
     "card": {"files", "spec"},
-    "run": UPPER | {"specfile", "environment", "progress", "card"},
+    "runs": UPPER | {"specfile"},
+    "run": UPPER | {"specfile", "environment", "progress", "card", "runs"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
-    "demo": UPPER | {"run", "progress", "report", "specfile"},
-    "cli": UPPER | {"datasets", "run", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
-    "__init__": {"errors", "spec", "models", "search", "run"},
+    "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
+    "cli": UPPER | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs"},
 }
 
 # What the command line may load before a command runs.
