@@ -3,6 +3,7 @@
 from raydml.parallel.batch_norm import convert_batch_norm
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group, PeerLost
+from raydml.parallel.holding import Holding
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
 from raydml.parallel.sizes import Fit, fit, world_sizes
@@ -13,6 +14,7 @@ __all__ = [
     "DataParallel",
     "Fit",
     "Group",
+    "Holding",
     "PeerLost",
     "Strategy",
     "TreeAccumulator",

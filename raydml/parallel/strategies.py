@@ -9,22 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from raydml.parallel.ddp import DataParallel
+from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
+from raydml.parallel.holding import Holding
 from raydml.spec import JobSpec
 
 
 class Strategy(Protocol):
-    """The model's half of a step: a forward whose graph is kept, a pullback through it, a commit."""
+    """The model's half of a step: a forward whose graph is kept, a pullback through it, a commit.
+
+    `parameters` are the trained tensors that lie here, in order of the gradients that the pullback gives; `holding`
+    says how they make the whole model, None where each worker holds all of it. `in_step`: workers that hold different
+    slices must run the model together, in evaluation too.
+    """
 
     model: nn.Module
     parameters: list[nn.Parameter]
+    holding: Holding | None
+    in_step: bool
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None: ...
     def train(self) -> None: ...
     def forward(self, inputs: Sequence[Tensor], step: int) -> Tensor: ...
     def forward_in_float32(self, inputs: Sequence[Tensor], step: int) -> Tensor: ...
     def pullback(self, cotangents: Tensor) -> list[Tensor]: ...
+    def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor: ...
     def commit(self) -> None: ...
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel}
+STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": FullySharded}

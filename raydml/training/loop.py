@@ -78,7 +78,7 @@ class Trainer:
         self.spec, self.dataset, self.group, self.device = spec, dataset, group, device
         kind = torch.float64 if spec.parallel.precision == "float64" else torch.float32
         self.plan = sampling_plan(dataset, spec.batch, spec.seed)
-        self.model = model.to(device, kind)
+        model = model.to(kind)
         self.objective = Objective(
             spec.loss,
             num_classes=dataset.num_training_classes,
@@ -87,19 +87,19 @@ class Trainer:
             dtype=kind,
             batch_size=spec.batch.size,
         ).to(device)
-        self.strategy = STRATEGIES[spec.parallel.strategy](self.model, spec, group, device)
-        self.state = TrainingState(self.model, self.objective, spec, self.plan)
+        self._check_dimension(model, device if spec.parallel.strategy == "ddp" else torch.device("cpu"))
+        self.strategy = STRATEGIES[spec.parallel.strategy](model, spec, group, device)
+        self.model = self.strategy.model
+        self.state = TrainingState(self.model, self.objective, spec, self.plan, self.strategy.holding)
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self.prepared: Prepared | None = None
         self._labels = dataset.training_labels
-        self._check_dimension()
 
     @torch.no_grad()
-    def _check_dimension(self) -> None:
+    def _check_dimension(self, model: nn.Module, device: torch.device) -> None:
         """A custom model's output is known only by running it: once, before work starts."""
         example = torch.zeros(1, *self.dataset.input_shape, dtype=self.dataset.preprocessing.type)
-        shape = tuple(self.model.eval()(as_input(example, self.device, self.objective.dtype)).shape)
-        self.strategy.train()
+        shape = tuple(model.to(device).eval()(as_input(example, device, self.objective.dtype)).shape)
         if shape != (1, self.spec.model.dimension):
             raise SpecError(
                 f"the model maps one input to shape {shape}, and model.dimension is {self.spec.model.dimension}: "
@@ -124,7 +124,8 @@ class Trainer:
     def _learn_neighbours(self, sampling: HardClasses) -> None:
         """Of the state as it is at this step, so that a resumed run learns the same."""
         examples = self.plan.examples(self.state.step, sampling.images)
-        means = class_means(examples, self.model, self.dataset, self.group, self.spec.model.dimension)
+        dimension, in_step = self.spec.model.dimension, self.strategy.in_step
+        means = class_means(examples, self.model, self.dataset, self.group, dimension, in_step=in_step)
         self.plan.learn(nearest_rows(means, sampling.neighbours, self.group, self.device))
 
     def _run_to(self, until: int, after: After, wishes: Wishes) -> bool:
@@ -161,20 +162,21 @@ class Trainer:
         inputs = [part.inputs for part in batch]
         watched = self.monitor.due(step + 1)
         with head_norms(self.model, watched) as norms:
-            embeddings = self.group.gather_slices(self.strategy.forward(inputs, step))
+            own = self.strategy.forward(inputs, step)
+        embeddings = self.group.gather_slices(own)
         # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
         overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
         if overflow:
             embeddings = self.group.gather_slices(self.strategy.forward_in_float32(inputs, step))
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
-        verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group)
+        verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group.data)
         self._check_loss(verdict, embeddings, step)
         prepared = Prepared(step, verdict, embeddings, labels)
         if overflow:  # a lower scale would not mend it
             return self._checked_skip(prepared, back_off=False)
-        gradients = [*self._gradients(verdict), *verdict.weights]
-        norm = nn.utils.get_total_norm(gradients)
-        prepared = replace(prepared, gradients=gradients, norm=norm)
+        gradients = self._gradients(verdict)
+        norm = self.strategy.norm(gradients, verdict.weights)
+        prepared = replace(prepared, gradients=[*gradients, *verdict.weights], norm=norm)
         if not bool(norm.isfinite()):
             cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
             exact = [cotangents, *verdict.weights]  # float32: these do not overflow
@@ -183,7 +185,7 @@ class Trainer:
             return self._checked_skip(prepared, back_off=True)
         if not watched:
             return prepared
-        lengths = self.group.gather_slices(torch.cat(norms)) if norms else None
+        lengths = self.group.gather_slices(torch.cat(norms)[: len(own)]) if norms else None  # passes beyond are idle
         whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
         return replace(prepared, watched=(whole, lengths))
 
