@@ -675,6 +675,11 @@ class JobSpec(Frozen):
         plain = plain or self.parallel.strategy != "ddp"
         return "exact" if plain else "bitwise"
 
+    @property
+    def state(self) -> Literal["replicated", "sharded"]:
+        """Whether every worker holds the whole state, or parts of it only, which checkpoints hand over."""
+        return "replicated" if self.parallel.strategy == "ddp" else "sharded"
+
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 

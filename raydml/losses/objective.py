@@ -15,6 +15,7 @@ from raydml.losses.cross_batch import CrossBatchTerm
 from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
 from raydml.losses.tiled import TiledLoss, tiled_form
+from raydml.parallel import Sharded
 
 TILED_FROM = 1024  # rows; below, the whole loss on every worker costs less than the tiles' overhead
 
@@ -103,6 +104,7 @@ class Objective(nn.Module):
         self.tiled: TiledLoss | None = None
         if batch_size >= TILED_FROM and isinstance(self.term, PmlTerm):
             self.tiled = tiled_form(spec, self.term.loss)
+        self.sharded: dict[str, Sharded] = {}  # what no worker holds whole, by name
         self.to(self.dtype)
         # Losses that keep something (weights, centres, a memory) want class numbers; the others only compare labels.
         self.num_classes = num_classes if self.state_dict() else None

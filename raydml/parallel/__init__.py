@@ -3,9 +3,9 @@
 from raydml.parallel.batch_norm import convert_batch_norm
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group, PeerLost
-from raydml.parallel.holding import Holding
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.sharding import Sharded, Spread
 from raydml.parallel.sizes import Fit, fit, world_sizes
 from raydml.parallel.strategies import STRATEGIES, Strategy
 
@@ -14,8 +14,9 @@ __all__ = [
     "DataParallel",
     "Fit",
     "Group",
-    "Holding",
     "PeerLost",
+    "Sharded",
+    "Spread",
     "Strategy",
     "TreeAccumulator",
     "convert_batch_norm",

@@ -14,10 +14,10 @@ from raydml.errors import SpecError
 from raydml.models import as_input, has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
 from raydml.parallel.group import Group
-from raydml.parallel.holding import Holding
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
+from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
 
@@ -39,11 +39,11 @@ class DataParallel:
     With synchronised batch norm all own slices go through the model at once, for their layers must meet.
     """
 
-    holding: Holding | None = None  # each worker holds the whole model
+    spread: Spread | None = None  # each worker holds the whole model
     in_step = False
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
-        self.model = model.to(device)
+        self.model = self.held = model.to(device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._spec, self._group, self._device = spec, group, device
         self._norms = convert_batch_norm(model, spec.model.batch_norm, group)
@@ -201,8 +201,6 @@ class DataParallel:
 
     def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """L2 norm, shape (), of all gradients of the model and of the loss's own weights."""
-        if self.holding is not None:
-            return self.holding.norm(gradients, weights)
         return nn.utils.get_total_norm([*gradients, *weights])
 
     def commit(self) -> None:

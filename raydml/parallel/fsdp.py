@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.parallel.ddp import DataParallel, Run
 from raydml.parallel.group import Group
-from raydml.parallel.holding import Cut, Holding
+from raydml.parallel.holding import Cut, Held, Holding
 from raydml.parallel.memory import Memory
 from raydml.parallel.reduction import add, plain_sum
 from raydml.spec import JobSpec
@@ -38,9 +38,11 @@ class FullySharded(DataParallel):
         self.in_step = group.size > 1
         if self.in_step:
             _shard(model, spec, group, device)
-            self.holding = _holding(model, group)
-            self.parameters = list(self.holding.trained.values())
-            self._sharded: list[Any] = [value for value in model.parameters() if value.requires_grad]
+            self._holding = self.spread = _holding(model, group)
+            self.held = self._holding.held
+            self.parameters = [value for value in self.held.parameters() if value.requires_grad]
+            named: dict[str, Any] = dict(model.named_parameters())
+            self._sharded = [named[name] for name, value in self.held.named_parameters() if value.requires_grad]
 
     @property
     def _idle(self) -> int:
@@ -97,6 +99,10 @@ class FullySharded(DataParallel):
         self._idle_runs = []
         self._begin((), self._step)
         return [self._take(sharded, own) for sharded, own in zip(self._sharded, self.parameters, strict=True)]
+
+    def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """As in `DataParallel`, with the parts of all workers."""
+        return self._holding.norm(gradients, weights) if self.in_step else super().norm(gradients, weights)
 
     def _backward(self, embeddings: Tensor, cotangents: Tensor) -> None:
         if self._sharded:
@@ -159,16 +165,12 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 def _holding(model: nn.Module, group: Group) -> Holding:
     """This worker's parts, as tensors of their own that share the memory of torch's."""
-    axis = group.mesh.axes[-1]  # data, or the shards of one copy
-    peers = group.peers(axis)
+    peers = group.peers(group.mesh.axes[-1])  # data, or the shards of one copy
     tensors: dict[str, Tensor] = dict(model.state_dict())
-    trained: dict[str, nn.Parameter] = {}
     cuts: dict[str, Cut] = {}
     for name, value in model.named_parameters():
         local: Tensor = value.detach().to_local()  # type: ignore[attr-defined]
-        tensors[name] = local
+        tensors[name] = nn.Parameter(local, requires_grad=value.requires_grad)
         if peers.size > 1:
             cuts[name] = Cut(peers, 0, value.shape[0])
-        if value.requires_grad:
-            tensors[name] = trained[name] = nn.Parameter(local)
-    return Holding(group, tensors, trained, cuts)
+    return Holding(group, Held(tensors), cuts)

@@ -1,14 +1,13 @@
-"""What one worker holds of a model that is shared out: its part of each tensor, and how the parts make the whole."""
+"""What one worker holds of a model that is cut over a mesh: its pieces of the tensors, and how they make the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from raydml.errors import CheckpointError
 from raydml.parallel.group import Group, Peers
 
 
@@ -24,120 +23,126 @@ class Cut:
     length: int
 
     def bounds(self, rank: int) -> tuple[int, int]:
-        """Where the part of a worker begins and ends along `dim`."""
+        """Where the piece of a worker begins and ends along `dim`."""
         chunk = -(-self.length // self.peers.size)
         return min(rank * chunk, self.length), min((rank + 1) * chunk, self.length)
 
-    def part(self, whole: Tensor) -> Tensor:
-        """This worker's part of a whole tensor, a view."""
+    def piece(self, whole: Tensor) -> Tensor:
+        """This worker's piece of a whole tensor, a view."""
         low, high = self.bounds(self.peers.rank)
         return whole.narrow(self.dim, low, high - low)
 
-    def whole(self, part: Tensor) -> Tensor:
-        """The whole tensor of all parts; every worker of them calls it."""
-        shape = list(part.shape)
-        low, high = self.bounds(self.peers.rank)
-        shape[self.dim] = high - low  # an empty part may have lost its shape
-        rows = part.reshape(shape).transpose(0, self.dim).contiguous()
+    def whole(self, piece: Tensor) -> Tensor:
+        """The whole tensor of all pieces; every worker of them calls it."""
+        rows = piece.transpose(0, self.dim).contiguous()
         counts = [high - low for low, high in map(self.bounds, range(self.peers.size))]
         return self.peers.gather_rows(rows, counts).transpose(0, self.dim).contiguous()
 
 
-class Holding:
-    """The tensors of a model that this worker holds, under the names that one process would use.
+class Held(nn.Module):
+    """Tensors under dotted names, those of a model that lies here in pieces or in part; it runs nothing."""
 
-    `tensors` are parameters and buffers as they lie here; of those in `cuts` they are a part. `trained` are the
-    parameters among them that the optimiser moves, in order. `stages` are the workers that hold other tensors, and
-    `everything` are the names of all tensors of the model.
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in tensors.items():
+            *path, last = name.split(".")
+            place: nn.Module = self
+            for step in path:
+                if step not in place._modules:
+                    place.add_module(step, nn.Module())
+                place = place.get_submodule(step)
+            if isinstance(value, nn.Parameter):
+                place.register_parameter(last, value)
+            else:
+                place.register_buffer(last, value)
+
+
+class Holding:
+    """The pieces of a model that this worker holds: a `Spread` for checkpoints, and the norm of all gradients.
+
+    `held` has them under the names of one process, `cuts` says of which tensors they are a piece. `stages` are the
+    workers that hold other tensors of the model, and `everything` are the names of all.
     """
 
     def __init__(
         self,
         group: Group,
-        tensors: Mapping[str, Tensor],
-        trained: Mapping[str, nn.Parameter],
+        held: Held,
         cuts: Mapping[str, Cut],
         stages: Peers | None = None,
         everything: Iterable[str] | None = None,
     ) -> None:
-        self.group, self.tensors, self.trained, self.cuts = group, dict(tensors), dict(trained), dict(cuts)
+        self.group, self.held, self.cuts = group, held, dict(cuts)
         self.stages = stages or Peers(0, 1)
-        self.everything = set(everything or self.tensors)
+        self._shapes = {name: value.shape for name, value in held.state_dict().items()}
+        self._everything = set(everything or self._shapes)
 
-    def whole(self, own: Mapping[str, tuple[Tensor, str | None]]) -> Iterator[tuple[str, Tensor]]:
-        """Tensors that lie here -> those of all workers whole, in order of name; one at a time is whole.
+    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this worker holds of model and optimiser -> whole tensors on the first worker, {} on the others.
 
-        own: by full name a tensor and the name in `tensors` whose cut it has. Every worker calls this and goes on to
-        the end.
+        One after another, in order of name: no other worker holds more than one whole tensor.
         """
-        held = {name: (self._shape(tensor, like), tensor.dtype) for name, (tensor, like) in own.items()}
-        everywhere = self.stages.objects(held)
+        told = {name: (self._whole_shape(name, value), value.dtype) for name, value in tensors.items()}
+        everywhere = self.stages.objects(told)
+        found: dict[str, Tensor] = {}
         for name in sorted(set().union(*everywhere)):
             holders = [stage for stage, theirs in enumerate(everywhere) if name in theirs]
-            value = None
-            if name in own:
-                tensor, like = own[name]
-                cut = self._cut(tensor, like)
-                value = tensor.detach() if cut is None else cut.whole(tensor.detach())
+            value = self._gathered(name, tensors[name].detach()) if name in tensors else None
             if len(holders) < self.stages.size:
                 shape, kind = everywhere[holders[0]][name]
-                value = torch.empty(shape, dtype=kind, device=self._device) if value is None else value
-                value = self.stages.share_out(value.to(self._device).contiguous(), holders[0])
-            assert value is not None
-            yield name, value
+                value = torch.empty(shape, dtype=kind) if value is None else value
+                value = self.stages.share_out(value.to(self.group.device).contiguous(), holders[0])
+            if self.group.rank == 0:
+                assert value is not None
+                found[name] = value.cpu()
+        return found
 
-    @torch.no_grad()
-    def load(self, whole: Mapping[str, Tensor]) -> None:
-        """Take this worker's parts of whole tensors. CheckpointError where names or shapes are not the model's."""
-        missing, unknown = sorted(self.everything - set(whole)), sorted(set(whole) - self.everything)
-        wrong = [
-            f"{name} {tuple(whole[name].shape)} for {tuple(self._shape(tensor, name))}"
-            for name, tensor in self.tensors.items()
-            if name in whole and whole[name].shape != self._shape(tensor, name)
-        ]
-        if missing or unknown or wrong:
-            raise CheckpointError(
-                f"the checkpoint belongs to another model or loss: missing {missing[:4]}, unknown {unknown[:4]}, "
-                f"shapes {wrong[:4]}"
-            )
-        for name, tensor in self.tensors.items():
-            tensor.copy_(self.part(name, whole[name]).reshape(tensor.shape))
-
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        """This worker's part of a tensor that is cut as the model's tensor `name` is, where it has its shape."""
-        cut = self.cuts.get(name)
-        fits = cut is not None and whole.dim() > cut.dim and whole.shape[cut.dim] == cut.length
-        return cut.part(whole) if cut is not None and fits else whole
+    def local(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors -> this worker's pieces of them; what belongs to other stages is left out."""
+        return {
+            name: value if (cut := self._cut(name, value, whole=True)) is None else cut.piece(value)
+            for name, value in tensors.items()
+            if self._model_name(name) not in self._everything - self._shapes.keys()
+        }
 
     def norm(self, gradients: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-        """L2 norm, shape (), of all gradients: `gradients` of `trained`, in its order, and others that all hold alike.
+        """L2 norm, shape (), of all gradients: `gradients` of the held parameters, and others that all hold alike.
 
-        Parts are counted once each, and the numbers of all workers are added in order of rank: all get the same bits.
+        Pieces are counted once each, and the numbers of all workers are added in order of rank: all get the same bits.
         """
-        device = self._device
-        total = torch.zeros(1, dtype=torch.float64, device=device)
-        for name, gradient in zip(self.trained, gradients, strict=True):
+        device = self.group.device
+        own = torch.zeros(1, dtype=torch.float64, device=device)
+        names = (name for name, value in self.held.named_parameters() if value.requires_grad)
+        for name, gradient in zip(names, gradients, strict=True):
             cut = self.cuts.get(name)
             holders = (cut.peers.size if cut else 1) * self.stages.size
-            copies = self.group.size // holders  # workers that hold this very part
-            total += gradient.double().square().sum().to(device) / copies
-        parts = self.group.gather_rows(total, [1] * self.group.size)
-        for gradient in others:
-            total = gradient.double().square().sum().to(device).view(1)
-            parts = torch.cat([parts, total])
-        return torch.stack(list(parts)).sum().sqrt()
+            # Of the workers, those in W / holders hold this very piece.
+            own += gradient.double().square().sum().to(device) * holders / self.group.size
+        squares = list(self.group.gather_rows(own, [1] * self.group.size))
+        squares += [value.double().square().sum().to(device) for value in others]
+        return torch.stack(squares).sum().sqrt()
 
-    def _shape(self, tensor: Tensor, like: str | None) -> torch.Size:
-        cut = self._cut(tensor, like)
-        shape = list(tensor.shape)
+    def _gathered(self, name: str, value: Tensor) -> Tensor:
+        cut = self._cut(name, value)
+        return value if cut is None else cut.whole(value.to(self.group.device))
+
+    def _whole_shape(self, name: str, value: Tensor) -> torch.Size:
+        cut, shape = self._cut(name, value), list(value.shape)
         if cut is not None:
             shape[cut.dim] = cut.length
         return torch.Size(shape)
 
-    def _cut(self, tensor: Tensor, like: str | None) -> Cut | None:
-        """The cut of the tensor `like`, which a tensor beside it has where it has its shape (a moment, not a count)."""
-        return self.cuts.get(like) if like is not None and tensor.shape == self.tensors[like].shape else None
+    def _cut(self, name: str, value: Tensor, *, whole: bool = False) -> Cut | None:
+        """How a tensor is cut: as the model's, which a moment has beside it too, and a count of steps has not."""
+        own = self._model_name(name)
+        cut = self.cuts.get(own)
+        if cut is None or value.dim() != len(self._shapes[own]):
+            return None
+        fits = value.shape[cut.dim] == cut.length if whole else value.shape == self._shapes[own]
+        return cut if fits else None
 
-    @property
-    def _device(self) -> torch.device:
-        return self.group.device
+    @staticmethod
+    def _model_name(name: str) -> str:
+        """The model's tensor that a tensor of the state is, or lies beside: `optimizer.model.<name>.<slot>`."""
+        path = name.removeprefix("optimizer.")
+        return (path if path == name else path.rpartition(".")[0]).removeprefix("model.")

@@ -44,10 +44,8 @@ def _whole_meshes(spec: JobSpec, workers: int) -> Fit:
     """Groups of workers that hold one copy of the model together are used whole, and share the slices out."""
     mesh, slices = spec.parallel.mesh, spec.batch.virtual_workers
     unit = mesh.cell * (max(1, mesh.shard) if workers // mesh.cell >= mesh.shard else 1)
-    if mesh.data != -1:
-        used = mesh.data * mesh.cell
-    else:
-        used = min(workers // unit, slices * mesh.cell // unit) * unit
+    most = min(workers, slices * mesh.cell) // unit * unit
+    used = most if mesh.data == -1 else mesh.data * mesh.cell
     if not 0 < used <= workers:
         wanted = f"data {mesh.data} x " if mesh.data != -1 else ""
         raise SpecError(

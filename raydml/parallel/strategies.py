@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
-from raydml.parallel.holding import Holding
+from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
 
 class Strategy(Protocol):
     """The model's half of a step: a forward whose graph is kept, a pullback through it, a commit.
 
-    `parameters` are the trained tensors that lie here, in order of the gradients that the pullback gives; `holding`
-    says how they make the whole model, None where each worker holds all of it. `in_step`: workers that hold different
-    slices must run the model together, in evaluation too.
+    `model` runs; `held` has the tensors that lie here, under the names of one process: the model itself where that is
+    all of them. `parameters` are the trained ones, in order of the gradients that the pullback gives. `in_step`:
+    workers that hold different slices must run the model together, in evaluation too.
     """
 
     model: nn.Module
+    held: nn.Module
     parameters: list[nn.Parameter]
-    holding: Holding | None
+    spread: Spread | None  # None: every worker holds the whole model
     in_step: bool
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None: ...

@@ -125,6 +125,7 @@ class Driver:
             grace=GRACE,
             lease=0.75 * patience,
             balance=spec.parallel.balance,
+            state=spec.state,
         )
         ledger = FileLedger(self._job.folder / "membership.json")
         return Authority(spec.name, ledger, policy, now, self._durable_step, time.time() - now)

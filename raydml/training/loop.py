@@ -90,10 +90,26 @@ class Trainer:
         self._check_dimension(model, device if spec.parallel.strategy == "ddp" else torch.device("cpu"))
         self.strategy = STRATEGIES[spec.parallel.strategy](model, spec, group, device)
         self.model = self.strategy.model
-        self.state = TrainingState(self.model, self.objective, spec, self.plan, self.strategy.holding)
+        self.state = TrainingState(
+            self.strategy.held,
+            self.objective,
+            spec,
+            self.plan,
+            group=group,
+            sharded=self.objective.sharded,
+            spread=self.strategy.spread,
+        )
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
         self.prepared: Prepared | None = None
         self._labels = dataset.training_labels
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's tensors by name, whole on the first worker; all workers call it together."""
+        held = self.strategy.held.state_dict()
+        if self.strategy.spread is None:
+            return held
+        whole = self.strategy.spread.whole({f"model.{name}": value for name, value in held.items()})
+        return {name.removeprefix("model."): value for name, value in whole.items()}
 
     @torch.no_grad()
     def _check_dimension(self, model: nn.Module, device: torch.device) -> None:
