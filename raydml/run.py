@@ -35,7 +35,7 @@ from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit
 from raydml.progress import Progress, Watch
-from raydml.search import Collection
+from raydml.search import DATABASE, Collection
 from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training import history
@@ -504,7 +504,7 @@ def open_collection(name_or_path: str | Path, root: Path | None = None) -> Colle
     """A collection by name under home, or by its folder. Raises SpecError where there is none."""
     root = root or home()
     for folder in (root / "collections" / str(name_or_path), Path(name_or_path)):
-        if (folder / "CURRENT").exists():
+        if (folder / DATABASE).exists():
             return Collection.open(folder)
-    known = sorted(path.parent.name for path in root.glob("collections/*/CURRENT"))
+    known = sorted(path.parent.name for path in root.glob(f"collections/*/{DATABASE}"))
     raise SpecError(f"there is no collection {name_or_path} under {root / 'collections'}; there are {known or 'none'}")
