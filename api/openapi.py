@@ -1,0 +1,51 @@
+"""The application -> openapi.json, with every error as a problem; `python -m api` writes the committed copy."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from api.envelope import HEADER
+from api.problems import MEDIA_TYPE, ProblemDocument
+
+COMMITTED = Path(__file__).with_name("openapi.json")
+_EVERYWHERE = (413, 421, 500)  # of any request; what else an operation refuses stands beside it
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of an operation that may refuse with these statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the function that answers."""
+    return route.name
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1 of all routes; made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+        header = {HEADER: {"schema": {"type": "string"}, "description": "names the request in the server's log"}}
+        for path in made["paths"].values():
+            for operation in path.values():
+                for status, answer in refusals(*_EVERYWHERE).items():
+                    operation["responses"].setdefault(str(status), answer)
+                for answer in operation["responses"].values():
+                    answer["headers"] = header
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def encoded(app: FastAPI) -> bytes:
+    """The document as it is committed."""
+    return orjson.dumps(document(app), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
