@@ -8,7 +8,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api import health, openapi, problems
+from api import aliases, collections, health, openapi, points, problems, search
 from api.envelope import Envelope
 from api.service import Service
 from api.settings import Settings
@@ -35,7 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = Service(settings)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    app.include_router(health.router)
+    for part in (health, collections, points, search, aliases):
+        app.include_router(part.router)
     app.add_middleware(Envelope, settings=settings)
     problems.install(app)
     return app

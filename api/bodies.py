@@ -36,7 +36,9 @@ async def read(request: Request, model: type[Model], taken: tuple[str, ...] = (J
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     kind = IMAGE if kind.startswith("image/") else kind
     if kind not in taken:
-        raise Problem(UNSUPPORTED, "unsupported-content", f"the body is {kind or 'of no type'}: send {', '.join(taken)}")
+        raise Problem(
+            UNSUPPORTED, "unsupported-content", f"the body is {kind or 'of no type'}: send {', '.join(taken)}"
+        )
     document = _DECODERS[kind](body)
     if kind not in (JSON, MSGPACK):
         document = {**_query(request), **document}
@@ -82,7 +84,8 @@ def vectors_of(value: Any, dimension: int) -> Any:
         ) from None
 
 
-def _json(body: bytes) -> Any:
+def json_of(body: bytes) -> Any:
+    """A JSON document. Raises Problem 400."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -117,7 +120,7 @@ def _npy(body: bytes) -> dict[str, Any]:
 
 
 def _query(request: Request) -> dict[str, Any]:
-    return {name: value if name in _TEXT else _json(value.encode()) for name, value in request.query_params.items()}
+    return {name: value if name in _TEXT else json_of(value.encode()) for name, value in request.query_params.items()}
 
 
 def _malformed(wanted: str, error: Exception) -> Problem:
@@ -130,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
-    JSON: _json,
+    JSON: json_of,
     MSGPACK: _msgpack,
     RAW: lambda body: {"vectors": body},
     NPY: _npy,

@@ -26,7 +26,9 @@ Digest = Annotated[StrictStr | None, Field(description="SHA-256 of the model tha
 Lsn = Annotated[
     int, Field(description="the number of a change; reads with this as min_lsn see it, whatever process answers")
 ]
-MinLsn = Annotated[StrictInt | None, Field(ge=0, description="the lsn that a write answered: 412 where it is not there")]
+MinLsn = Annotated[
+    StrictInt | None, Field(ge=0, description="the lsn that a write answered: 412 where it is not there")
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$", examples=["faces"])]
 
 
@@ -39,7 +41,9 @@ class Document(BaseModel):
 class CreateRequest(Document):
     """A new collection: of a dimension, or of a run's model."""
 
-    dimension: StrictInt | None = Field(None, ge=1, le=65_536, description="length of a vector; that of the model if none")
+    dimension: StrictInt | None = Field(
+        None, ge=1, le=65_536, description="length of a vector; that of the model if none"
+    )
     metric: Literal["cosine", "l2", "inner_product"] | None = Field(None, description="cosine if none is given")
     run: Name | None = Field(None, description="the run whose model embeds images and texts")
     model_digest: Digest = None
@@ -87,7 +91,9 @@ class SearchRequest(Document):
     k: StrictInt = Field(10, ge=1, description="neighbours of each query")
     filter: Filter | None = None
     model_digest: Digest = None
-    score_threshold: float | None = Field(None, allow_inf_nan=False, description="lowest score; for l2 largest distance")
+    score_threshold: float | None = Field(
+        None, allow_inf_nan=False, description="lowest score; for l2 largest distance"
+    )
     group_by: StrictStr | None = Field(None, description="only the nearest hit of each value of this field")
     with_payload: StrictBool = True
     with_vectors: StrictBool = False

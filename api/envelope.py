@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the name it is addressed to, the limit on its body, a log line, the last 500."""
+"""What surrounds every request: its id, the host it is addressed to, a limit on its body, a log line, the last 500."""
 
 from __future__ import annotations
 

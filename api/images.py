@@ -19,7 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 def decoded(images: Sequence[str | bytes], settings: Settings) -> list[Any]:
     """Each as a Pillow image with its pixels; base64 where it is text. Raises Problem 413 or 422 with its number."""
     if len(images) > settings.max_images:
-        raise Problem(TOO_LARGE, "too-many-images", f"{len(images)} images, and {settings.max_images} are taken at once")
+        raise Problem(
+            TOO_LARGE, "too-many-images", f"{len(images)} images, and {settings.max_images} are taken at once"
+        )
     return [_decoded(number, image, settings) for number, image in enumerate(images)]
 
 
@@ -49,7 +51,9 @@ def _decoded(number: int, given: str | bytes, settings: Settings) -> Any:
     except UnidentifiedImageError as error:
         raise Problem(422, "not-an-image", f"image {number} is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # a broken file makes the decoders raise almost anything
-        raise Problem(422, "not-an-image", f"image {number} cannot be decoded: {type(error).__name__}: {error}") from error
+        raise Problem(
+            422, "not-an-image", f"image {number} cannot be decoded: {type(error).__name__}: {error}"
+        ) from error
     return image
 
 

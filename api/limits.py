@@ -11,7 +11,9 @@ def check_points(count: int, settings: Settings) -> None:
     """Points written or read."""
     if count > settings.max_points:
         raise Problem(
-            TOO_LARGE, "too-many-points", f"{count} points, and {settings.max_points} are taken at once: send them in parts"
+            TOO_LARGE,
+            "too-many-points",
+            f"{count} points, and {settings.max_points} are taken at once: send them in parts",
         )
 
 
@@ -36,7 +38,9 @@ def check_search(search: SearchRequest, settings: Settings) -> None:
     given = [name for name in ("vectors", "ids", "images", "texts") if getattr(search, name) is not None]
     if len(given) != 1:
         raise Problem(
-            UNPROCESSABLE, "invalid-request", f"give exactly one of vectors, ids, images and texts, not {given or 'none'}"
+            UNPROCESSABLE,
+            "invalid-request",
+            f"give exactly one of vectors, ids, images and texts, not {given or 'none'}",
         )
     check_k(search.k, settings)
     check_queries(len(search.ids or search.texts or ()), settings)

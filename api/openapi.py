@@ -10,7 +10,11 @@ import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
+from api.bodies import JSON, MSGPACK
+from api.documents import BODIES
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
 
@@ -24,6 +28,14 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
+def takes(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """`openapi_extra=` of an operation that reads its own body: the model, or bytes of the other kinds."""
+    reference: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    bytes_: dict[str, Any] = {"type": "string", "format": "binary"}
+    content = {kind: {"schema": reference if kind in (JSON, MSGPACK) else bytes_} for kind in kinds or (JSON, MSGPACK)}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def operation_id(route: APIRoute) -> str:
     """The name of the function that answers."""
     return route.name
@@ -34,14 +46,17 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
-        header = {HEADER: {"schema": {"type": "string"}, "description": "names the request in the server's log"}}
+        bodies = [(model, "validation") for model in (*BODIES, ProblemDocument)]
+        _, described = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        schemas.update(described["$defs"])
+        described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}
+        made["components"]["headers"] = {HEADER: described_header}
         for path in made["paths"].values():
             for operation in path.values():
                 for status, answer in refusals(*_EVERYWHERE).items():
                     operation["responses"].setdefault(str(status), answer)
                 for answer in operation["responses"].values():
-                    answer["headers"] = header
+                    answer["headers"] = {HEADER: {"$ref": f"#/components/headers/{HEADER}"}}
         app.openapi_schema = made
     return app.openapi_schema
 

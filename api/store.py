@@ -1,4 +1,4 @@
-"""Names -> open collections: only those in the server's own folder, and never one that was deleted or replaced since."""
+"""Names -> open collections: those in the server's own folder alone, and none that was deleted or replaced since."""
 
 from __future__ import annotations
 
