@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -45,7 +47,8 @@ def server(home: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[st
     command = [sys.executable, "-c", "from raydml.cli import main; main()", "serve", "--port", "0", *options]
     log = home / "server.log"
     home.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, subprocess.Popen(command, stderr=file, text=True) as process:
+    environment = {**os.environ, "RAYDML_HOME": str(home)}
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, text=True, env=environment) as process:
         try:
             yield _url(log, process), process
         finally:
@@ -56,12 +59,13 @@ def server(home: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[st
 def _url(log: Path, process: subprocess.Popen[str]) -> str:
     while process.poll() is None:
         found = re.search(r"(http://\S+) serves", log.read_text())
-        if found and httpx2_answers(found[1]):
+        if found and _answers(found[1]):
             return found[1]
+        time.sleep(0.05)
     raise AssertionError(log.read_text())
 
 
-def httpx2_answers(url: str) -> bool:
+def _answers(url: str) -> bool:
     """Whether the server answers yet."""
     try:
         return httpx2.get(f"{url}/livez", timeout=10).status_code == 200
