@@ -15,7 +15,7 @@ from torch import nn
 from raydml.errors import ResourceError, RunError, RunExists, SpecError
 from raydml.models import load_model
 from raydml.parallel import fit
-from raydml.search import Collection
+from raydml.search import DATABASE, Collection
 from raydml.specfile import load_spec
 from raydml.training import history
 from raydml.training.record import RunRecord
@@ -173,9 +173,9 @@ def open_collection(name_or_path: str | Path, root: Path | None = None) -> Colle
     """A collection by name under home, or by its folder. Raises SpecError where there is none."""
     root = root or home()
     for folder in (root / "collections" / str(name_or_path), Path(name_or_path)):
-        if (folder / "CURRENT").exists():
+        if (folder / DATABASE).exists():
             return Collection.open(folder)
-    known = sorted(path.parent.name for path in root.glob("collections/*/CURRENT"))
+    known = sorted(path.parent.name for path in root.glob(f"collections/*/{DATABASE}"))
     raise SpecError(f"there is no collection {name_or_path} under {root / 'collections'}; there are {known or 'none'}")
 
 

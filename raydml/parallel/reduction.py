@@ -73,7 +73,7 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
     total = _evaluate(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
     with group.collective():
-        dist.all_gather_into_tensor(everything, total)
+        dist.all_gather_into_tensor(everything, total, group=group.processes)
     return unflatten(everything[:count], own[0])
 
 
@@ -85,7 +85,9 @@ def _exchange(flat: Tensor, node_counts: list[int], group: Group) -> list[Tensor
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
     with group.collective():
-        dist.all_to_all_single(incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size)
+        dist.all_to_all_single(
+            incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size, group=group.processes
+        )
     return [block.view(-1, chunk) for block in torch.split(incoming, sizes)]
 
 
