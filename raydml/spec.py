@@ -405,9 +405,10 @@ CompressionSpec = Annotated[NoCompression | HalfGradients | PowerSgd | TopK, Fie
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp", "fsdp"] = Field(
+    strategy: Literal["ddp", "feature", "fsdp"] = Field(
         "ddp",
-        description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out",
+        description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
+        "feature: the columns of a linear backbone are, each worker with those input features of all rows",
     )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
     mesh: MeshSpec = Field(default_factory=lambda: MeshSpec(), description="the axes of the strategies beside ddp")
@@ -488,7 +489,7 @@ class ParallelSpec(Frozen):
 
 
 # The axes of the mesh that each strategy uses, beside data.
-MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "fsdp": ("shard",)}
+MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "feature": (), "fsdp": ("shard",)}
 
 
 class Sgd(Frozen):
@@ -703,6 +704,16 @@ class JobSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _columns_of_a_linear_map_are_cut(self) -> Self:
+        kind, precision = self.model.backbone.kind, self.parallel.precision
+        if self.parallel.strategy == "feature" and (kind != "linear" or precision not in ("float32", "float64")):
+            raise ValueError(
+                f"parallel.strategy: feature cuts a linear metric in float32 or float64 by input features, and this is "
+                f"{kind} in {precision}: choose model.backbone.kind: linear, or strategy ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _slices_that_meet_have_one_gradient(self) -> Self:
         if self.model.batch_norm == "synchronised" and self.parallel.compression.kind != "none":
             raise ValueError(
@@ -752,7 +763,7 @@ class JobSpec(Frozen):
         if self.parallel.compression.kind != "none":
             return "compressed"
         plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
-        plain = plain or self.parallel.strategy != "ddp"
+        plain = plain or self.parallel.strategy not in ("ddp", "feature")
         return "exact" if plain else "bitwise"
 
     @property

@@ -125,7 +125,8 @@ def train_case(
     worker.trainer.run(until or spec.train.steps, after)
     state = worker.trainer.state
     tensors = {name: value.detach().clone().numpy() for name, value in state.tensors().items()}
-    return {"sha256": state.digest(), "losses": losses, "norms": norms, "tensors": tensors}
+    weights = {name: value.detach().cpu().numpy() for name, value in worker.trainer.weights().items()}
+    return {"sha256": state.digest(), "losses": losses, "norms": norms, "tensors": tensors, "weights": weights}
 
 
 def on_its_mesh(group: Group, spec: JobSpec) -> Group:
