@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from raydml.losses import evaluate_objective
 from raydml.parallel import Group
@@ -57,6 +59,54 @@ def test_any_number_of_workers_gives_value_and_gradient_of_one_process(tmp_path:
                 whole = np.concatenate([np.asarray(part[number]) for part in parts])
                 assert np.array_equal(whole, alone[place][number]), f"{kind}, {classes} classes, {size} workers"
                 np.testing.assert_allclose(whole, theirs[number].numpy(), rtol=1e-9, atol=1e-9)
+
+
+class Counted:
+    """torch.distributed, with the numbers that this worker receives; an all-reduce counts as a ring has it."""
+
+    def __init__(self) -> None:
+        self.numbers = 0.0
+        size = dist.get_world_size()
+        self._replace("all_reduce", lambda value, *_: 2 * value.numel() * (1 - 1 / size))
+        self._replace("all_gather_into_tensor", lambda out, own: out.numel() - own.numel())
+        self._replace("all_to_all_single", lambda out, own, sizes, _: out.numel() - sizes[dist.get_rank()])
+
+    def _replace(self, name: str, received: Callable[..., float]) -> None:
+        real = getattr(dist, name)
+
+        def counting(*values: Any) -> Any:
+            self.numbers += received(*values)
+            return real(*values)
+
+        setattr(dist, name, counting)
+
+
+def received(group: Group, documents: list[dict[str, Any]]) -> list[float]:
+    """The numbers that a worker receives in a step of each loss: gathered batch, loss with gradients, their norms."""
+    counted, found = Counted(), []
+    for document in documents:
+        made = objective(document, 29, home(group))
+        embeddings, labels = batch(29)
+        before = counted.numbers
+        size = len(embeddings) // group.num_slices
+        group.gather_slices(embeddings[group.owned.start * size : group.owned.stop * size])
+        verdict = evaluate_objective(made, embeddings, labels, 0, 0, group)
+        if verdict.head is not None:
+            group.gather_slices(verdict.head.norms(verdict.loss))
+        made.commit(embeddings, labels, verdict.head, 0)
+        found.append(counted.numbers - before)
+    return found
+
+
+def test_workers_receive_what_the_page_on_scaling_says(tmp_path: Path) -> None:
+    on, rows, slices = {"class_parallel": True}, 48, 8
+    documents = [{"kind": "cos_face", **on}, {"kind": "proxy_anchor", **on}, {"kind": "center", **on}, SAMPLED]
+    softmax = 3 * rows * DIMENSION + 6 * rows + slices
+    numbers = [softmax, 3 * rows * DIMENSION + 2 + slices, 3 * rows * DIMENSION, softmax]
+    for size in (2, 4):
+        for found in run_processes(size, received, documents, tmp_path):
+            # The tree's sum is padded to a multiple of W.
+            np.testing.assert_allclose(found, [(1 - 1 / size) * number for number in numbers], rtol=0, atol=2 * size)
 
 
 def cases(data: Path) -> dict[str, JobSpec]:
