@@ -157,6 +157,12 @@ class Objective(nn.Module):
         # Losses that keep something (weights, centres, a memory) want class numbers; the others only compare labels.
         self.num_classes = num_classes if self.state_dict() or self.sharded else None
 
+    def travels(self, slice_size: int) -> bool:
+        """Whether no worker needs all rows: the loss travels in tiles, and nothing beside it looks at embeddings."""
+        if self.tiled is None or self.center is not None or "regularizer" in getattr(self.term, "penalties", ()):
+            return False
+        return self.tiled.travels(slice_size)
+
     def measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss but for what runs in tiles, shape (), of embeddings (B, D) and labels (B,), and cheap statistics."""
         embeddings = embeddings.to(self.dtype)

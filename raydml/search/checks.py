@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from raydml.errors import CollectionError
-from raydml.search.items import Array, Filter, Id, Metric, Payload
+from raydml.search.items import Array, Id, Metric, Payload
 
 _LARGEST_NORM = 1e18  # Faiss sums squares in float32, which ends at 3.4e38
 _SHOWN = 10
+_MOST_HITS = 1_000_000
+_LONGEST_ID = 1024
+_LARGEST_PAYLOAD = 1 << 20  # bytes of JSON
 
 
 def check_ids(ids: Iterable[Any], *, unique: bool) -> list[Id]:
@@ -61,20 +64,22 @@ def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Paylo
 
 
 def check_k(k: Any) -> int:
-    """Number of hits wanted, at least 1."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise CollectionError(f"k must be a whole number of at least 1, not {k!r}")
+    """Number of hits wanted, 1 to a million."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MOST_HITS:
+        raise CollectionError(f"k must be a whole number from 1 to {_MOST_HITS:,}, not {k!r}")
     return int(k)
 
 
-def check_filter(filter: Filter | None) -> None:
-    """A filter is None or {field: value or [values]}."""
-    if filter is not None and not (isinstance(filter, dict) and all(isinstance(field, str) for field in filter)):
-        raise CollectionError(f"filter must be {{field: value or list of values}}, not {filter!r}")
+def check_threshold(threshold: Any) -> None:
+    """A lowest score is None or a finite number."""
+    if threshold is not None and (not isinstance(threshold, int | float) or not np.isfinite(threshold)):
+        raise CollectionError(f"score_threshold must be a finite number, not {threshold!r}")
 
 
 def _check_id(identifier: Any) -> Id:
     if isinstance(identifier, str):
+        if not identifier or len(identifier) > _LONGEST_ID or "\0" in identifier or not _is_text(identifier):
+            raise CollectionError(f"an id has 1 to {_LONGEST_ID} characters of valid Unicode, not {identifier[:80]!r}")
         return str(identifier)
     if isinstance(identifier, bool) or not isinstance(identifier, int | np.integer):
         raise CollectionError(f"an id is a str or an int, not {identifier!r} ({type(identifier).__name__})")
@@ -87,14 +92,27 @@ def _check_payload(number: int, payload: Any) -> Payload:
     if not isinstance(payload, dict):
         raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
     try:
-        copy: Payload = json.loads(json.dumps(payload, allow_nan=False))
+        text = json.dumps(payload, allow_nan=False)
+        copy: Payload = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
+    if len(text) > _LARGEST_PAYLOAD:
+        raise CollectionError(
+            f"payload {number} has {len(text):,} bytes of JSON, at most {_LARGEST_PAYLOAD:,} are kept: store the "
+            f"path of a file instead"
+        )
+    if not _is_text(json.dumps(payload, ensure_ascii=False)):
+        raise CollectionError(f"payload {number} holds text that is no valid Unicode")
     if copy != payload:
         raise CollectionError(
             f"payload {number} is not the same after JSON: use str for every key, and lists instead of tuples"
         )
     return copy
+
+
+def _is_text(text: str) -> bool:
+    """Whether the text can be written as UTF-8, which lone surrogates cannot."""
+    return text.isascii() or text.encode(errors="ignore").decode() == text
 
 
 def _refuse_rows(wrong: Array, why: str) -> None:

@@ -14,13 +14,20 @@ Filter = dict[str, Any]
 Metric = Literal["cosine", "l2", "inner_product"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hit:
     """One result. For cosine and inner_product a higher score is nearer; for l2 it is the distance, lower is nearer."""
 
     id: Id
     score: float
     payload: Payload
+    vector: Array | None = None  # where it was asked for
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by id, score and payload."""
+        return isinstance(other, Hit) and (self.id, self.score, self.payload) == (other.id, other.score, other.payload)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +37,4 @@ class Item:
     id: Id
     vector: Array
     payload: Payload
+    sequence: int = 0  # of its last change

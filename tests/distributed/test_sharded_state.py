@@ -87,6 +87,18 @@ def test_three_workers_save_what_any_number_loads_each_its_own_parts_only(tmp_pa
         )
 
 
+def test_every_number_of_a_part_is_in_the_digest() -> None:
+    state = state_of(Group(0, 1, 8))
+    before = state.digest()
+    for index in range(8):
+        for value in state._sharded["centers"].shard(index).values():
+            kept = value.clone()
+            value[1, 2] += 1
+            assert state.digest() != before
+            value.copy_(kept)
+    assert state.digest() == before
+
+
 def test_a_damaged_part_is_a_damaged_checkpoint_but_is_read_by_its_owner_only(tmp_path: Path) -> None:
     save_in(Group(0, 1, 8), str(tmp_path))
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
@@ -206,17 +218,19 @@ def test_planned_changes_lose_no_step_and_no_process(undisturbed: Undisturbed, t
     assert any(step % EVERY for step in changed), "a checkpoint was made for the change"
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1], ids=["from the start", "from a checkpoint"])
 def test_after_a_death_the_survivors_go_on_from_the_last_checkpoint_in_their_processes(
-    undisturbed: Undisturbed, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path, checkpoints: int
 ) -> None:
     with run_of(undisturbed.spec, tmp_path / "run", first=3) as fleet:
-        fleet.wait_for_step(EVERY + 5)
+        fleet.wait_for_step(checkpoints * EVERY + 2)
         fleet.kill("worker-00000")  # the one that writes
         fleet.wait_for_size(2)
         assert fleet.server.view is not None and fleet.server.view.members == ("worker-00001", "worker-00002")
         undisturbed.check(fleet)
     (restart,) = (event for event in fleet.events if event.cause == "restart")
-    assert restart.step % EVERY == 0 and restart.lost > 0 and restart.after == 2
+    assert restart.step % EVERY == 0 and restart.step >= checkpoints * EVERY
+    assert 0 < restart.lost <= EVERY + 1 and restart.after == 2
     assert {"lost", "death"} & {event.cause for event in fleet.events}
 
 
