@@ -79,9 +79,9 @@ class Counted:
     def _replace(self, name: str, received: Callable[..., float]) -> None:
         real = getattr(dist, name)
 
-        def counting(*values: Any) -> Any:
+        def counting(*values: Any, **options: Any) -> Any:
             self.numbers += received(*values)
-            return real(*values)
+            return real(*values, **options)
 
         setattr(dist, name, counting)
 
@@ -190,7 +190,7 @@ def test_a_run_whose_members_come_go_and_die_ends_with_the_same_bits(tmp_path: P
 
 
 def trained(group: Group, given: tuple[str, str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[float]]:
-    """Train from the start: the model's tensors, the own class vectors by part, the losses."""
+    """Train from the start: the model's tensors, whole, of the first worker; own class vectors by part; losses."""
     document, folder = given
     spec = JobSpec.model_validate_json(document)
     worker = Worker(Job(spec, Path(folder), Path(folder), None), group, torch.device("cpu"))
@@ -202,7 +202,8 @@ def trained(group: Group, given: tuple[str, str]) -> tuple[dict[str, np.ndarray]
 
     worker.trainer.run(spec.train.steps, after)
     state = worker.trainer.state
-    model = {name: value.detach().numpy() for name, value in state.tensors().items() if name.startswith("model.")}
+    saved = state.capture().tensors  # whole on the first worker
+    model = {name: value.detach().numpy() for name, value in saved.items() if name.startswith("model.")}
     return model, {name: part["vectors"].numpy() for name, part in state.parts().items()}, curve
 
 
@@ -234,7 +235,8 @@ def plain_loop(spec: JobSpec, folder: Path) -> tuple[nn.Module, Tensor, list[flo
     return model, loss_function.W.detach().T, curve
 
 
-def test_a_run_is_the_plain_loop_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_is_the_plain_loop_of_one_process(tmp_path: Path, strategy: str) -> None:
     spec = small_spec(
         write_images(tmp_path, classes=30),
         model={"backbone": {"kind": "small_cnn", "width": 16}, "dimension": 8, "batch_norm": "group"},
@@ -246,15 +248,16 @@ def test_a_run_is_the_plain_loop_of_one_process(tmp_path: Path) -> None:
             "schedule": {"kind": "constant", "warmup_steps": 3},
             "optimizer": {"kind": "adamw", "parts": {"loss": 10}},
         },
-        **{"parallel.precision": "float64"},
+        **{"parallel.precision": "float64", "parallel.strategy": strategy},
     )
     model, vectors_wanted, curve = plain_loop(spec, tmp_path)
-    for size in (1, 3):
+    for size in (1, 3) if strategy == "ddp" else (3,):
         results = run_processes(size, trained, (spec.model_dump_json(), str(tmp_path)), tmp_path)
         parts = {name: value for _, part, _ in results for name, value in part.items()}
         found = np.concatenate([value for _, value in sorted(parts.items())])
         np.testing.assert_allclose(found, vectors_wanted.numpy(), rtol=1e-9, atol=1e-9)
-        for tensors, _, seen in results:
+        for _, _, seen in results:
             np.testing.assert_allclose(seen, curve, rtol=1e-9)
-            for name, value in model.state_dict().items():
-                np.testing.assert_allclose(tensors[f"model.{name}"], value.numpy(), rtol=1e-9, atol=1e-9, err_msg=name)
+        for name, value in model.state_dict().items():
+            found = results[0][0][f"model.{name}"]
+            np.testing.assert_allclose(found, value.numpy(), rtol=1e-9, atol=1e-9, err_msg=name)
