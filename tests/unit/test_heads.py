@@ -17,7 +17,7 @@ from raydml.losses import Home, Objective, evaluate_objective
 from raydml.losses.heads import scores
 from raydml.losses.heads.sampling import hashed, sampled
 from raydml.parallel import Group
-from raydml.spec import Sgd
+from raydml.spec import JobSpec, Sgd
 from tests.unit.test_losses import LOSS
 
 DIMENSION, SEED = 6, 3
@@ -267,6 +267,17 @@ def test_centers_on_their_owners_are_the_centers_of_one_process() -> None:
 def test_what_cannot_be_on_owners_is_refused(document: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         LOSS.validate_python(document)
+
+
+def test_steps_that_fp16_skips_and_rows_that_catch_up_exclude_each_other() -> None:
+    def spec(rate: float) -> JobSpec:
+        loss = {"kind": "cos_face", "class_parallel": {"sample_rate": rate}}
+        document = {"name": "a", "data": {"kind": "custom"}, "loss": loss, "parallel": {"precision": "fp16"}}
+        return JobSpec.model_validate(document)
+
+    assert spec(1).state == "sharded"
+    with pytest.raises(ValidationError, match=r"sample_rate = 0.5 lets class vectors catch up .*: choose bf16"):
+        spec(0.5)
 
 
 class Counting(TorchDispatchMode):
