@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from raydml.errors import (
 )
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
+from raydml.membership.budget import Budget, Limits, Spent
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit
 from raydml.progress import Progress, Watch
@@ -324,11 +325,7 @@ def _resume(spec: JobSpec, record: RunRecord, items: Dataset) -> Resume:
     checkpoints.sweep()
     if checkpoints.steps() and facts.get("fingerprint") not in (None, items.fingerprint):
         raise DataError("the data changed since this run began: restore it, or --again to start anew")
-    step, damaged = checkpoints.newest_whole()
-    if step is None and damaged:
-        raise CheckpointError(
-            f"run {spec.name} has no whole checkpoint: {'; '.join(damaged)}. Restore one, or --again to start anew"
-        )
+    step, damaged = checkpoints.whole_one(spec.name)
     return Resume(step, max(0, record.last_step() - (step or 0)), tuple(damaged))
 
 
@@ -458,8 +455,9 @@ def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
 def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
     """Ask a run that is training for this many workers; it changes at a step boundary, once there is room for them.
 
-    Returns run, workers (asked for) and before (now). Raises SpecError where the run's spec cannot have so many,
-    RunError where nobody trains it.
+    Returns run, workers (asked for) and before (now). It holds when the run is resumed, too, until the spec's workers
+    change. Raises SpecError where the run's spec cannot have so many, RunError where nobody trains it, or where it was
+    asked too often.
     """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
@@ -478,9 +476,24 @@ def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
             f"run {run.name} is not training: it is {state if state != 'running' else 'left by a driver that died'}; "
             f"set parallel.workers when it is started"
         )
+    record, now = RunRecord(run.folder), time.time()
+    _check_rate([request["time"] for request in record.resizes()], spec.parallel.tolerate.resizes_per_hour, now)
     sizes = run.world_size_history
-    RunRecord(run.folder).request_resize(workers)
+    record.request_resize(workers, (allowed.min, fit(spec, allowed.max).workers))
     return {"run": run.name, "workers": workers, "before": sizes[-1]["workers"] if sizes else None}
+
+
+def _check_rate(times: Sequence[float], limit: int, now: float) -> None:
+    """Raises RunError where one more request to resize is too many within an hour."""
+    budget = Budget(Limits(resize=limit))
+    for moment in times:
+        budget.resized(moment)
+    verdict = budget.resized(now)
+    if isinstance(verdict, Spent):
+        raise RunError(
+            f"{verdict.limit} requests to resize came within an hour, and parallel.tolerate.resizes_per_hour is "
+            f"{verdict.limit}: ask again in {verdict.again:.0f} s, or raise the limit"
+        )
 
 
 def evaluate(
