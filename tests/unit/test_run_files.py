@@ -200,7 +200,7 @@ def test_a_run_is_not_resized_oftener_than_its_spec_allows(recorded: RunRecord, 
     with held_by_another_process(home / "runs" / ".small.lease"):
         raydml.resize("small", 2)
         raydml.resize("small", 3)
-        with pytest.raises(RunError, match=r"^2 requests .* resizes_per_hour is 2: ask again in \d+ s, or"):
+        with pytest.raises(RunError, match=r"^2 requests .*resizes_per_hour is 2: ask again in \d+ s, or"):
             raydml.resize("small", 4)
         assert recorded.resize_requested((2, 8)) == 3
         late = [request | {"time": request["time"] - 3600.0} for request in recorded.resizes()]
