@@ -342,6 +342,9 @@ class TolerateSpec(Frozen):
     preemptions_per_hour: int = Field(
         300, ge=0, le=100_000, description="workers that may leave with notice within any hour; one more stops the run"
     )
+    resizes_per_hour: int = Field(
+        60, ge=0, le=100_000, description="requests to resize within any hour; one more is refused, and the run goes on"
+    )
     poison: int = Field(
         3, ge=2, le=1000, description="workers that die at one and the same step until the run stops with its batch"
     )
