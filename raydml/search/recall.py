@@ -6,7 +6,6 @@ import math
 import threading
 from dataclasses import dataclass
 
-
 from raydml.search.items import Array
 
 _Z = 1.959964  # of 95 %
