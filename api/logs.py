@@ -32,7 +32,9 @@ def configure_logging(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 _without_ansi,
-                structlog.processors.LogfmtRenderer(key_order=["time", "level", "logger", "event", "request"]),
+                structlog.processors.LogfmtRenderer(
+                    key_order=["time", "level", "logger", "event", "request"], drop_missing=True
+                ),
             ],
         )
     )
