@@ -44,6 +44,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         raise ResourceError(
             f"cannot listen on {settings.host}:{settings.port}: another program does; take another port, or 0 for any"
         ) from None
+    socket.listen(config.backlog)  # so that requests wait from now on, rather than being refused
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     started(f"http://{host}:{socket.getsockname()[1]}")
     with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped

@@ -62,15 +62,15 @@ def check_lsn(collection: Collection, wanted: int | None) -> None:
         )
 
 
-def service_of(request: Request) -> Service:
-    """The service of the application that answers the request."""
+async def service_of(request: Request) -> Service:
+    """The service of the application that answers the request; a coroutine, as others are called in a thread."""
     service: Service = request.app.state.service
     return service
 
 
 async def collection_of(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Collection:
     """The collection that the path names."""
-    return await service_of(request).collection(name)
+    return await (await service_of(request)).collection(name)
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]

@@ -35,6 +35,7 @@ class Store:
         self.home = home
         self.folder = home / "collections"
         self.aliases = Aliases(self.folder)
+        self._prefix = f"{self.folder}/"
         self._held: dict[str, Held] = {}
         self._opening = threading.Lock()
 
@@ -119,7 +120,7 @@ class Store:
 
     def _mark(self, name: str) -> Mark | None:
         try:
-            status = os.stat(self._path(name) / DATABASE)
+            status = os.stat(f"{self._prefix}{name}/{DATABASE}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino
