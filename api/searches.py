@@ -1,6 +1,6 @@
 """Searches of many requests -> few calls of Faiss, in one thread: each takes whatever queued while the last one ran.
 
-No timer: a lone request is searched at once. Hits do not depend on what a query is searched with (`search.nearest`).
+No timer: a lone request is searched at once. Exact hits do not depend on the batch (`search.nearest`).
 """
 
 from __future__ import annotations

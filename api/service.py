@@ -15,6 +15,7 @@ from api.tasks import Tasks
 from raydml.search import Collection
 
 Answer = TypeVar("Answer")
+ANALYSES = 4  # questions about whole collections that may wait at a time
 
 
 class Service:
@@ -24,6 +25,7 @@ class Service:
         self.settings = settings
         self.store = Store(settings.home)
         self.tasks = Tasks(settings.max_waiting_tasks)
+        self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
         self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
 
@@ -43,7 +45,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what was begun, and give back threads and files."""
-        for threads in (self.searches, self.embedding, self.tasks, self.store):
+        for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
             threads.close()
 
 

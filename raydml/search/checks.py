@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from raydml.errors import CollectionError
 from raydml.search.items import Array, Id, Metric, Payload
@@ -92,21 +92,17 @@ def _check_payload(number: int, payload: Any) -> Payload:
     if not isinstance(payload, dict):
         raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
     try:
-        text = json.dumps(payload, allow_nan=False)
-        copy: Payload = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
+        text = orjson.dumps(payload)
+        copy: Payload = orjson.loads(text)
+    except (TypeError, ValueError) as error:
         raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
     if len(text) > _LARGEST_PAYLOAD:
         raise CollectionError(
             f"payload {number} has {len(text):,} bytes of JSON, at most {_LARGEST_PAYLOAD:,} are kept: store the "
             f"path of a file instead"
         )
-    if not _is_text(json.dumps(payload, ensure_ascii=False)):
-        raise CollectionError(f"payload {number} holds text that is no valid Unicode")
     if copy != payload:
-        raise CollectionError(
-            f"payload {number} is not the same after JSON: use str for every key, and lists instead of tuples"
-        )
+        raise CollectionError(f"payload {number} is not the same after JSON: lists instead of tuples, no NaN, no dates")
     return copy
 
 

@@ -21,11 +21,12 @@ from raydml.errors import CollectionError, RaydmlError
 from raydml.files import whole_folder
 from raydml.search import engine
 from raydml.search.changes import Change, write_state
-from raydml.search.collection import Collection
-from raydml.search.database import crc
+from raydml.search.database import blob_crc
 from raydml.search.items import Array, Id
+from raydml.search.recall import num_common, wilson
 from raydml.search.sealing import COMPACTING, new_name, next_number, put_segment, remove_strangers
 from raydml.search.segments import SEGMENTS, Described, Rows, Segment, write_segment
+from raydml.search.store import Store
 from raydml.search.view import Part, View
 from raydml.search.writer import writing
 
@@ -47,14 +48,14 @@ class Merged:
 
 def compact(folder: Path) -> dict[str, Any] | None:
     """Merge what is worth it; gives a report, None where nothing is. CollectionError: all is as before."""
-    with Collection.open(folder, patience=_PATIENCE) as collection:
+    with Store.open(folder, patience=_PATIENCE) as collection:
         with writing(folder, _PATIENCE, COMPACTING):
             view = collection.read(lambda reading: reading.view)
             chosen = choose(view)
             if not chosen:
                 return None
             merged = merge(chosen, view.dimension)
-            described = _write(view, merged)
+            described = _write(view, merged, collection.facts.recall)
             if described is not None:
                 check(view, merged, described)
             collection.change(lambda change: swap(change, merged, described))
@@ -105,11 +106,17 @@ def check(view: View, merged: Merged, described: Described) -> None:
     places = np.linspace(0, len(merged.ids) - 1, min(_CHECKED, len(merged.ids))).astype(np.int64)
     queries = merged.rows[0][places]
     k = min(_K, len(merged.ids))
-    expected, found = engine.search(before, queries, k)[1], engine.search(after, queries, k)[1]
+    expected, found = (engine.search(seen, queries, k, exact=True)[1] for seen in (before, after))
     if not np.array_equal(expected, found):
         differ = int((expected != found).any(axis=1).sum())
         raise CollectionError(
-            f"{differ} of {len(queries)} searches of the compacted segment differ: nothing was changed"
+            f"{differ} of {len(queries)} searches find others in the new segment: nothing was changed"
+        )
+    target = described.index.get("target", 0.0)
+    hits = num_common(engine.search(after, queries, k)[1], expected)
+    if wilson(hits, expected.size)[1] < target:
+        raise CollectionError(
+            f"the new index finds {hits} of {expected.size} neighbours, less than {target:.2%}: nothing was changed"
         )
 
 
@@ -119,7 +126,7 @@ def swap(change: Change, merged: Merged, described: Described | None) -> None:
     died: list[Array] = []
     for number, part in merged.sources.items():
         now = view.parts.get(number)
-        if now is None or not isinstance(now.rows, Segment) or now.rows.described != part.rows.described:  # type: ignore[union-attr]
+        if now is None or now.rows is not part.rows:
             raise CollectionError("the segments changed while they were compacted: nothing was changed, try again")
         rows = np.flatnonzero(part.alive & ~now.alive)
         died.append(np.searchsorted(merged.rows[1], part.rows.keys[rows]))
@@ -130,17 +137,17 @@ def swap(change: Change, merged: Merged, described: Described | None) -> None:
         number = next_number(view)
         put_segment(connection, number, described)
         row = (change.sequence, number, np.concatenate(died).astype("<i4").tobytes())
-        connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?)", (*row, crc(*row)))
+        connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?)", (*row, blob_crc(*row)))
     write_state(connection, replace(view.state, sequence=change.sequence))
 
 
-def _write(view: View, merged: Merged) -> Described | None:
+def _write(view: View, merged: Merged, recall: float) -> Described | None:
     """The merged rows on disk; None where there are none."""
     if not merged.ids:
         return None
     name = new_name()
     with whole_folder(view.folder / SEGMENTS / name) as draft:
-        return write_segment(draft, name, merged.rows, merged.ids, view.metric)
+        return write_segment(draft, name, merged.rows, merged.ids, view.metric, recall)
 
 
 def main(arguments: Sequence[str]) -> int:

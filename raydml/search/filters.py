@@ -72,7 +72,7 @@ def _group(name: str, part: Any, depth: int) -> Parsed:
         if not isinstance(part, dict) or set(part) != {"path", "filter"} or not isinstance(part["path"], str):
             raise CollectionError(f"nested must be {{'path': field, 'filter': {{...}}}}, not {part!r}")
         inner, path = parse(part["filter"], depth + 1).passes, part["path"]
-        return Parsed(lambda payload: any(inner(one) for one in _elements(values_at(payload, path))), (), False)
+        return Parsed(lambda payload: any(inner(one) for one in _objects(values_at(payload, path))), (), False)
     if not isinstance(part, list):
         raise CollectionError(f"{name} must be a list of filters, not {part!r}")
     parsed = [parse(one, depth + 1) for one in part]
@@ -133,6 +133,11 @@ def _within(field: str, bounds: dict[str, Any]) -> Parsed:
 def _elements(values: Iterable[Any]) -> list[Any]:
     """The values, and the elements of those that are lists."""
     return [one for value in values for one in ([value, *value] if isinstance(value, list) else [value])]
+
+
+def _objects(values: Iterable[Any]) -> list[Any]:
+    """The values, with the elements of a list in its place."""
+    return [one for value in values for one in (value if isinstance(value, list) else [value])]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -14,7 +14,7 @@ from raydml.search.segments import SEGMENTS
 from raydml.search.writer import LOCK, writing
 
 FORMAT = 2
-RECALL = 0.99
+RECALL = 0.99  # of the ten nearest
 
 
 @dataclass(frozen=True)

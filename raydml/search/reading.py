@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import orjson
 
 from raydml.errors import CollectionError
 from raydml.search.changes import Point, point_of, points_by_id, points_by_key
@@ -49,11 +50,16 @@ class Reading:
         if [point.written for point in points] != written.tolist():
             raise damaged(self.view.folder / DATABASE, "vectors are not those that their points were written with")
         return [
-            Item(point.id, vector, json.loads(point.payload), point.sequence)
+            Item(point.id, vector, orjson.loads(point.payload), point.sequence)
             for point, vector in zip(points, vectors, strict=True)
         ]
 
+    def all_payloads(self) -> Iterator[tuple[Point, Any]]:
+        """Every point with its payload, in order of insertion."""
+        for point in self.after(0, -1):
+            yield point, orjson.loads(point.payload)
+
     def after(self, key: int, limit: int) -> list[Point]:
-        """The next points in order of insertion."""
+        """The next points in order of insertion; -1: all."""
         query = "SELECT key, id, payload, sequence, written, crc FROM points WHERE key > ? ORDER BY key LIMIT ?"
         return [point_of(row) for row in self.connection.execute(query, (key, limit)).fetchall()]

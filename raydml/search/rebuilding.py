@@ -21,6 +21,6 @@ def rebuilt(change: Change) -> None:
         with whole_folder(view.folder / SEGMENTS / name) as draft:
             for kept in set(part.rows.described.sha256) - set(DERIVED):
                 shutil.copyfile(part.rows.path(kept), draft / kept)
-            described = derive(draft, name, part.rows.vectors, view.metric)
+            described = derive(draft, name, part.rows.vectors, view.metric, part.rows.described.index.get("target"))
         put_segment(change.connection, number, described)
     write_state(change.connection, replace(view.state, sequence=change.sequence))

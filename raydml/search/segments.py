@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from raydml.files import sha256_file
+from raydml.search.approximate import Approximate, build
 from raydml.search.database import damaged
 from raydml.search.items import Array, Id, Metric
 from raydml.search.nearest import Searched
@@ -82,6 +83,11 @@ class Segment:
         faced = self._mapped(UNIT) if UNIT in self.described.sha256 else self.vectors
         return Searched(self.vectors, faced, self.described.longest, self._metric)
 
+    @cached_property
+    def approximate(self) -> Approximate | None:
+        """The index; None where the segment is always scanned."""
+        return Approximate.read(self.path(INDEX), self.described.index) if INDEX in self.described.sha256 else None
+
     def rows_of(self, keys: Array) -> Array:
         """The row of each key, -1 where it has none."""
         if not len(self):
@@ -128,7 +134,9 @@ class Segment:
         return array
 
 
-def write_segment(folder: Path, name: str, rows: Rows, ids: Sequence[Id], metric: Metric) -> Described:
+def write_segment(
+    folder: Path, name: str, rows: Rows, ids: Sequence[Id], metric: Metric, recall: float | None = None
+) -> Described:
     """Fill the empty `folder`, which the caller makes durable and gives its `name`; `rows` ascend by key."""
     vectors, keys, written = rows
     np.save(folder / VECTORS, vectors)
@@ -140,13 +148,17 @@ def write_segment(folder: Path, name: str, rows: Rows, ids: Sequence[Id], metric
         lines = [json.dumps(identifier).encode() for identifier in ids]
         (folder / NAMES).write_bytes(b"".join(lines))
         np.save(folder / OFFSETS, np.cumsum([0, *map(len, lines)], dtype=np.int64))
-    return derive(folder, name, vectors, metric)
+    return derive(folder, name, vectors, metric, recall)
 
 
-def derive(folder: Path, name: str, vectors: Array, metric: Metric) -> Described:
-    """Write the derived files beside the others: `unit.npy` where Faiss must see other vectors than the given ones."""
+def derive(folder: Path, name: str, vectors: Array, metric: Metric, recall: float | None = None) -> Described:
+    """Write the derived files beside the others: `unit.npy` where Faiss must see other vectors than the given ones.
+
+    With a `recall` to reach, also an approximate index, where one is worth it.
+    """
     searched = Searched.of(vectors, metric)
     if searched.faced is not vectors:
         np.save(folder / UNIT, searched.faced)
+    index = {} if recall is None else build(folder, INDEX, searched, recall)
     sha256 = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    return Described(name, len(vectors), sha256, searched.longest)
+    return Described(name, len(vectors), sha256, searched.longest, index)
