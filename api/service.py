@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
+import structlog
 from fastapi import Depends, Path, Request
 
 from api.problems import Problem
@@ -14,6 +15,7 @@ from api.store import NAME, Store
 from api.tasks import Tasks
 from raydml.search import Collection
 
+log = structlog.get_logger()
 Answer = TypeVar("Answer")
 ANALYSES = 4  # questions about whole collections that may wait at a time
 
@@ -45,6 +47,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what was begun, and give back threads and files."""
+        log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
         for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
             threads.close()
 

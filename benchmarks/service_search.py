@@ -66,6 +66,7 @@ def server(home: Path, *options: str) -> Iterator[tuple[str, int]]:
             yield found[1], process.pid
         finally:
             process.terminate()
+            process.wait()
 
 
 def cpu(pid: int) -> float:
@@ -105,8 +106,11 @@ def many_clients(home: Path, queries: np.ndarray, lasting: float, *options: str)
         before, start = cpu(pid), time.perf_counter()
         taken = sorted(asyncio.run(load(address, queries, lasting)))
         wall, used = time.perf_counter() - start, cpu(pid) - before
+    searched = re.search(r"event=searches queries=(\d+) calls=(\d+)", (home / "server.log").read_text())
+    assert searched
     p50, p99 = (1000 * taken[int(len(taken) * share)] for share in (0.5, 0.99))
-    return {"per second": len(taken) / wall, "per CPU second": len(taken) / used, "p50 ms": p50, "p99 ms": p99}
+    return {"per second": len(taken) / wall, "per CPU second": len(taken) / used, "p50 ms": p50, "p99 ms": p99,
+            "queries a call": int(searched[1]) / int(searched[2])}  # fmt: skip
 
 
 def main(rows: int = 200_000, dimension: int = 128, lasting: float = 8.0) -> None:
