@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,6 +125,20 @@ def test_a_body_that_is_too_long_is_refused_on_a_socket_before_it_is_read(home: 
     log = (home / "server.log").read_text()
     assert re.search(r"time=\S+ level=info event=request request=\w{32} .*status=413", log), log
     assert all(line.startswith(("raydml: ", "time=")) for line in log.splitlines()), log
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_lines_of_the_readme_answer(home: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().partition("## Over HTTP")[2]
+    block = text.split("```")[1]
+    with server(home) as (url, _):
+        lines = [line.replace("http://127.0.0.1:8080", url) for line in block.splitlines() if "@query.png" not in line]
+        script = "\n".join(line.replace("curl ", "curl --silent --show-error --fail-with-body ") for line in lines[2:])
+        done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made, written, found = (json.loads(each) for each in re.sub(r"}{", "}\n{", done.stdout).splitlines())
+    assert (made["dimension"], written["lsn"]) == (3, made["lsn"] + 1)
+    assert [(hit["id"], hit["payload"]) for hit in found["results"][0]] == [("a", {"who": "Ada"})]
 
 
 def test_a_public_address_is_refused_with_the_reason() -> None:
