@@ -6,7 +6,8 @@ to one authority over one connection at a time, and what arrives on a closed con
 
 Why two groups never go on: every collective of an epoch needs all its members, and a member that reports has left its
 epoch for good; so one survivor's report ends the old epoch, however alive the missing ones are. Where nobody is left to
-report a state, the run goes back to a checkpoint, and that waits until every lease ever granted has run out.
+report a whole state, the run goes back to a checkpoint, and that waits until every lease of a missing one has run out:
+no checkpoint can appear behind it.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ class Authority:
             if seat.report is None or seat.closed is not None:
                 return None
             reports[name] = seat.report
-        if any(report.step is not None for report in reports.values()):
+        replicated = self.policy.state == "replicated"
+        if replicated and any(report.step is not None for report in reports.values()):
             return self._go_on(reports, now)
         return self._go_back(reports, now)
 
@@ -186,11 +188,13 @@ class Authority:
         return self._close(chosen, top, source, reports, now)
 
     def _go_back(self, reports: dict[str, Report], now: float) -> View | None:
-        """Nobody holds a state any more: all load the newest checkpoint, once no lease can run any more."""
+        """Nobody holds a whole state: all load the newest checkpoint, once no lease of others can run any more."""
         missing = [self._seats[name] for name in self._joined if name not in reports]
         if any(not seat.fenced(now, self.policy) for seat in missing):
             return None
-        if any(now - heard <= self.policy.beat_timeout for heard in self._former.values()):
+        # Those who were left behind: with parts to hold, nobody is before its lease is over.
+        former = self._former.values() if self.policy.state == "replicated" else ()
+        if any(now - heard <= self.policy.beat_timeout for heard in former):
             return None
         least = min(self.policy.first, self.size) if self.view is None else 1
         chosen = self._fill(self._choose(list(reports), []), list(reports), least)
@@ -249,15 +253,16 @@ class Authority:
     ) -> None:
         group = {name: self._seats[name] for name in self._joined}
         why = causes(group, reports, chosen, self._leaving)
+        lost = max(0, self._reached - step) if source is None else 0
         if self.view is None:
             why = [("resume" if group or step else "start", tuple(chosen))]
-        elif source is None:
+        elif source is None and (lost or len(reports) < len(group) or self.policy.state == "replicated"):
             why = [("restart", tuple(chosen)), *why]
         down = now - min((seat.trouble() for seat in group.values()), default=now)
         for cause, members in why:
             sizes = (len(group), len(chosen))
-            lost = max(0, self._reached - step) if cause == "restart" else 0
-            self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, lost, members))
+            again = lost if cause == "restart" else 0
+            self.events.append(Event(now + self._wall, self.epoch + 1, step, cause, *sizes, down, again, members))
 
     def _wake(self, now: float) -> None:
         """Give members the time back in which this process was suspended and could not have heard them."""

@@ -14,7 +14,7 @@ Action = Literal["keep", "roll_forward", "receive", "restore"]
 keep          nothing: it holds the state of the view's step; kept gradients of a discarded step are dropped
 roll_forward  commit the step for which it kept its gradients
 receive       get the whole state from the view's source, check its digest, then `hold` it
-restore       load the checkpoint of the view's step, then `hold` it
+restore       load the checkpoint of the view's step, then `hold` it; what the member held before does not count
 """
 
 
@@ -56,23 +56,25 @@ class Member:
     def adopt(self, view: View) -> Action:
         """Enter the view's epoch; says what is to be done before training in it.
 
-        StaleView: the view is not newer than the member's epoch, leaves it out or is behind its state. RunError: it is
-        of another run.
+        StaleView: the view is not newer than the member's epoch, leaves it out, or goes on behind the member's state.
+        RunError: it is of another run.
         """
         if self.run not in (None, view.run):
             raise RunError(f"{self.name} belongs to run {self.run}, and the view is of run {view.run}")
-        if view.epoch <= self.epoch or self.name not in view.members or (self.step or 0) > view.step:
+        behind = view.source is not None and (self.step or 0) > view.step
+        if view.epoch <= self.epoch or self.name not in view.members or behind:
             raise StaleView(
                 f"{self.name} is at epoch {self.epoch} and step {self.step}; the view is of epoch {view.epoch} and "
                 f"step {view.step}, for {', '.join(view.members)}: come for a new view"
             )
         self.run, self.epoch = view.run, view.epoch
-        if self.step == view.step and view.source is not None:
+        if view.source is None:
+            self.prepared = False
+            return "restore"
+        if self.step == view.step:
             self.prepared = False
             return "keep"
-        if self.prepared and self.step == view.step - 1:
-            return "roll_forward"
-        return "restore" if view.source is None else "receive"
+        return "roll_forward" if self.prepared and self.step == view.step - 1 else "receive"
 
     def granted(self, until: float) -> None:
         """A lease until this moment of the member's clock, counted from when it sent the beat that was answered."""

@@ -46,7 +46,7 @@ class View:
 
     `step` is the number of steps in the state that all go on with. Who holds that state keeps it; who is prepared for
     its last step commits that one; everybody else is given it by `source`. `source` is None where no member holds a
-    state: then all load the newest whole checkpoint, of step `step`, or begin anew at step 0.
+    whole state: then all load the newest whole checkpoint, of step `step`, or begin anew at step 0.
     """
 
     run: str
@@ -88,9 +88,9 @@ class Pulse:
 class Event:
     """One change of the group, as it is recorded and shown.
 
-    `cause` is start, resume, join, resize, drain, death, lost (no sign of life), restart (nobody held a state any more)
-    or fenced. `before` and `after` are numbers of members; `down` is the seconds from the cause to the new view;
-    `lost` the committed steps that have to be taken again; `members` whom it concerns.
+    `cause` is start, resume, join, resize, drain, death, lost (no sign of life), restart (from a checkpoint: nobody
+    held a whole state any more) or fenced. `before` and `after` are numbers of members; `down` is the seconds from the
+    cause to the new view; `lost` the committed steps that have to be taken again; `members` whom it concerns.
     """
 
     time: float

@@ -17,6 +17,8 @@ class Policy:
     grace         a closed connection may take so long to come back; a boundary may take the members so long
     lease         granted with each beat, from its sending; below beat_timeout by more than clocks drift in that time
     balance       slices are dealt equally, or by measured speed
+    state         replicated: every member holds the whole state, so that survivors go on with it; sharded: each holds
+                  parts, so that every new group loads the newest checkpoint, at planned changes one of that very step
     """
 
     first: int
@@ -26,6 +28,7 @@ class Policy:
     grace: float = 0.25
     lease: float = 3.0
     balance: Literal["equal", "measured"] = "equal"
+    state: Literal["replicated", "sharded"] = "replicated"
 
     def __post_init__(self) -> None:
         assert 1 <= self.first <= self.most <= self.num_slices, self

@@ -9,14 +9,19 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 
 from raydml.membership.simulation.faults import plan
 from raydml.membership.simulation.oracle import Violation, check, steps
 from raydml.membership.simulation.run import Parts, Run
+from raydml.membership.simulation.sharded import SHARDED
 
 DEADLINE = 200.0
 """Simulated seconds after which a run that has not ended never will."""
+
+KINDS = {"replicated": Parts(), "sharded": SHARDED}
+"""Every member holds the whole state, or parts of it."""
 
 BLOCK = 2000
 """Seeds that one process takes at a time."""
@@ -61,7 +66,7 @@ def simulate(seed: int, parts: Parts | None = None) -> Run:
     return run
 
 
-def tally(seeds: Iterable[int]) -> Tally:
+def tally(seeds: Iterable[int], parts: Parts | None = None) -> Tally:
     """Simulate many schedules; broken ones are kept with their seed."""
     total = Tally()
     gc.disable()  # a finished run is one heap of cycles: they are collected by the hundred
@@ -70,7 +75,7 @@ def tally(seeds: Iterable[int]) -> Tally:
             gc.collect()
         began = time.perf_counter()
         try:
-            run = simulate(seed)
+            run = simulate(seed, parts)
         except (Violation, AssertionError) as error:
             total.broken.append((seed, str(error)))
             continue
@@ -88,28 +93,32 @@ def tally(seeds: Iterable[int]) -> Tally:
     return total
 
 
-def simulate_many(first: int, count: int) -> Tally:
+def simulate_many(first: int, count: int, parts: Parts | None = None) -> Tally:
     """Simulate `count` seeds from `first` on, on all cores."""
     total = Tally()
     blocks = [range(start, min(start + BLOCK, first + count)) for start in range(first, first + count, BLOCK)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for part in pool.map(tally, blocks):
+        for part in pool.map(partial(tally, parts=parts), blocks):
             total.add(part)
     return total
 
 
 def main(arguments: list[str]) -> int:
-    """`COUNT [FIRST]`: simulate that many seeds from FIRST (0) on; the exit code is 1 if one of them broke."""
+    """`COUNT [FIRST]`: simulate that many seeds from FIRST (0) on, of each kind; the exit code is 1 if one broke."""
     count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
-    began = time.perf_counter()
-    total = simulate_many(first, count)
-    write(total, time.perf_counter() - began)
-    return 1 if total.broken else 0
+    broken = 0
+    for kind, parts in KINDS.items():
+        began = time.perf_counter()
+        total = simulate_many(first, count, parts)
+        write(kind, total, time.perf_counter() - began)
+        broken += len(total.broken)
+    return 1 if broken else 0
 
 
-def write(total: Tally, seconds: float) -> None:
+def write(kind: str, total: Tally, seconds: float) -> None:
     """The figures, on stdout."""
     lines = [
+        f"state {kind}",
         f"schedules {total.schedules:,}  broken {len(total.broken)}  seconds {seconds:,.0f}  "
         f"ms per schedule {1e3 * seconds / total.schedules:.2f}  slowest {1e3 * total.slowest[0]:.1f} ms "
         f"(seed {total.slowest[1]})",
@@ -120,6 +129,7 @@ def write(total: Tally, seconds: float) -> None:
         *(f"broken: seed {seed}: {what}" for seed, what in total.broken[:20]),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,19 @@ def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tenso
 
 
 def save_model(
-    folder: Path, model: EmbeddingModel, spec: ModelSpec, input_shape: tuple[int, ...], preprocessing: Preprocessing
+    folder: Path,
+    model: EmbeddingModel,
+    spec: ModelSpec,
+    input_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> str:
-    """Write the folder whole or not at all; returns the SHA-256 of its weights file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    """Write the folder whole or not at all; returns the SHA-256 of its weights file.
+
+    tensors: the whole ones of a model that lies here in part.
+    """
+    tensors = model.state_dict() if tensors is None else tensors
+    weights = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with whole_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(save(weights))
         digest = sha256_file(draft / WEIGHTS)

@@ -5,6 +5,7 @@ from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group, PeerLost
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
+from raydml.parallel.sharding import Sharded, Spread
 from raydml.parallel.sizes import Fit, fit, world_sizes
 from raydml.parallel.strategies import STRATEGIES, Strategy
 
@@ -14,6 +15,8 @@ __all__ = [
     "Fit",
     "Group",
     "PeerLost",
+    "Sharded",
+    "Spread",
     "Strategy",
     "TreeAccumulator",
     "convert_batch_norm",

@@ -17,6 +17,7 @@ from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
+from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
 
@@ -38,8 +39,11 @@ class DataParallel:
     With synchronised batch norm all own slices go through the model at once, for their layers must meet.
     """
 
+    spread: Spread | None = None  # each worker holds the whole model
+    in_step = False
+
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
-        self.model = model
+        self.model = self.held = model.to(device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._spec, self._group, self._device = spec, group, device
         self._norms = convert_batch_norm(model, spec.model.batch_norm, group)
@@ -101,10 +105,14 @@ class DataParallel:
             saved = SavedBytes(self.model)
             with saved.counting():
                 run = self._slice(slot, precision)
-            self._memory = memory_of(self._spec, self.model, saved.total, self._inputs[slot].nbytes)
+            self._memory = self._measured(saved.total, self._inputs[slot].nbytes)
         else:
             run = self._slice(slot, precision)
         self._hold(run, kept=self._keeps())
+
+    def _measured(self, activations: int, inputs: int) -> Memory:
+        """What training holds, where the forward of a slice of `inputs` bytes keeps `activations` bytes."""
+        return memory_of(self._spec, self.model, activations, inputs)
 
     def _keeps(self) -> bool:
         """Whether graphs wait for the pullback, with the slices and workers that there are now."""
@@ -190,6 +198,10 @@ class DataParallel:
         gradients = torch.autograd.grad(graphs, self.parameters, typed, allow_unused=True)
         pairs = zip(gradients, self.parameters, strict=True)
         return [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in pairs]
+
+    def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """L2 norm, shape (), of all gradients of the model and of the loss's own weights."""
+        return nn.utils.get_total_norm([*gradients, *weights])
 
     def commit(self) -> None:
         """Move the running statistics: the mean over slices of each slice's statistics."""

@@ -1,21 +1,31 @@
-"""A training state -> a folder that appears whole or not at all, and back; the best and the last ones are kept."""
+"""A training state -> a folder that appears whole or not at all, and back; the best and the last ones are kept.
+
+A folder holds what all workers hold alike in one file, each part that only its owner holds in a file of its own, and a
+header with the SHA-256 of all of them: nothing in it depends on how many workers there were.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load, save
+from torch import Tensor
 
 from raydml.errors import CheckpointError, ResourceError
-from raydml.files import remove_folder, sha256_file, sweep, whole_folder, write_json
+from raydml.files import remove_folder, sha256_file, sweep, whole_folder, write_bytes, write_json
 from raydml.training.state import TrainingState
 
 TENSORS = "state.safetensors"
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+Gather = Callable[[Path, Parts], dict[str, str]]
+"""The draft of a checkpoint, the own parts -> the SHA-256 of the files of all parts, by part, once all are written."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,17 @@ class Header:
     state_sha256: str
     file_sha256: str
     best: Best | None
+    parts: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each part's file, by name
+
+
+def write_parts(draft: Path, parts: Parts) -> dict[str, str]:
+    """A file for each part; their SHA-256 by part. Raises ResourceError where the disk is full or refuses."""
+    digests = {}
+    for name, values in parts.items():
+        content = save({key: value.detach().cpu().contiguous() for key, value in values.items()})
+        write_bytes(draft / _file(name), content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 class Checkpoints:
@@ -65,32 +86,37 @@ class Checkpoints:
         """Folder of the checkpoint after `step` steps."""
         return self.folder / f"step-{step:08d}"
 
-    def save(self, state: TrainingState, best: Best | None) -> None:
+    def save(self, state: TrainingState, best: Best | None, gather: Gather = write_parts) -> None:
         """Write the state; only then drop what is neither among the last ones nor the best.
 
-        Raises ResourceError where the disk is full or refuses; older checkpoints stay.
+        `gather` sees to the parts that other workers hold. Raises ResourceError where the disk is full or refuses;
+        older checkpoints stay.
         """
+        capture = state.capture()  # before anything that may fail on this worker alone
         self.sweep()
         try:
             with whole_folder(self.path(state.step)) as draft:
-                tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+                tensors = {name: value.detach().cpu().contiguous() for name, value in capture.tensors.items()}
                 (draft / TENSORS).write_bytes(save(tensors))
-                header = Header(
-                    state.step, state.spec.seed, state.spec.digest(), state.digest(), sha256_file(draft / TENSORS), best
-                )
+                parts = gather(draft, capture.parts)
+                assert sorted(parts) == capture.names, (sorted(parts), capture.names)
+                digest = sha256_file(draft / TENSORS)
+                header = Header(state.step, state.spec.seed, state.spec.digest(), capture.sha256, digest, best, parts)
                 write_json(draft / "checkpoint.json", asdict(header))
         except OSError as error:
             raise ResourceError(f"cannot write {self.path(state.step)}: {error.strerror}") from error
         self._drop(state.step, best)
 
-    def try_save(self, state: TrainingState, best: Best | None, *, required: bool) -> str | None:
+    def try_save(
+        self, state: TrainingState, best: Best | None, *, required: bool, gather: Gather = write_parts
+    ) -> str | None:
         """Save, or say why that failed and leave it to the next save: None, or words for a warning.
 
         Raises ResourceError where the checkpoint is `required`, because training ends with it, and after more than
         `failed_saves` failures in a row. Older checkpoints stay whatever happens.
         """
         try:
-            self.save(state, best)
+            self.save(state, best, gather)
         except ResourceError as error:
             self._failed += 1
             problem = f"the checkpoint of step {state.step} is not saved: {error}"
@@ -149,13 +175,15 @@ class Checkpoints:
 
     def check(self, step: int) -> Header:
         """What a whole checkpoint says of itself. Raises CheckpointError where it is damaged or unreadable."""
-        header, path = self.header(step), self.path(step) / TENSORS
-        try:
-            digest = sha256_file(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-        if digest != header.file_sha256:
-            raise CheckpointError(_damaged(path))
+        header, folder = self.header(step), self.path(step)
+        files = {TENSORS: header.file_sha256} | {_file(name): digest for name, digest in header.parts.items()}
+        for name, recorded in files.items():
+            try:
+                digest = sha256_file(folder / name)
+            except OSError as error:
+                raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}") from error
+            if digest != recorded:
+                raise CheckpointError(_damaged(folder / name))
         return header
 
     def header(self, step: int) -> Header:
@@ -172,24 +200,38 @@ class Checkpoints:
         return header
 
     def load(self, step: int, state: TrainingState) -> Header:
-        """Put a checkpoint into the state. Raises CheckpointError where it is damaged or belongs to another job."""
+        """Put a checkpoint into the state: what all hold alike, and of the parts those that this worker owns now.
+
+        Raises CheckpointError where what it reads is damaged or belongs to another job.
+        """
         header, path = self.header(step), self.path(step)
         if header.spec_digest != state.spec.digest():
             raise CheckpointError(f"{path} belongs to a job with another spec; start anew, or under another name")
+        tensors = self._read(step, TENSORS, header.file_sha256)
+        own = [name for name in state.parts() if name in header.parts]
+        state.load(tensors, header.step, {name: self._read(step, _file(name), header.parts[name]) for name in own})
+        return header
+
+    def _read(self, step: int, name: str, recorded: str) -> dict[str, Tensor]:
+        """The tensors of a file of a checkpoint. Raises CheckpointError where it is not what was saved."""
+        path = self.path(step) / name
         try:
-            content = (path / TENSORS).read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if hashlib.sha256(content).hexdigest() != header.file_sha256:
-            raise CheckpointError(f"{_damaged(path / TENSORS)}. {self._way_out(step)}")
-        state.load(load(content), header.step)
-        return header
+        if hashlib.sha256(content).hexdigest() != recorded:
+            raise CheckpointError(f"{_damaged(path)}. {self._way_out(step)}")
+        return load(content)
 
     def _way_out(self, step: int) -> str:
         earlier = [other for other in self.steps() if other < step]
         if earlier:
             return f"Remove {self.path(step)} to resume from step {earlier[-1]}."
         return "There is no earlier checkpoint: start anew."
+
+
+def _file(part: str) -> str:
+    return f"{part}.safetensors"
 
 
 def _damaged(path: Path) -> str:

@@ -125,6 +125,7 @@ class Driver:
             grace=GRACE,
             lease=0.75 * patience,
             balance=spec.parallel.balance,
+            state=spec.state,
         )
         ledger = FileLedger(self._job.folder / "membership.json")
         return Authority(spec.name, ledger, policy, now, self._durable_step, time.time() - now)
@@ -162,7 +163,7 @@ class Driver:
         if not event.members:
             return
         if event.cause in ("death", "lost"):
-            verdict = self._budget.died(event.members, event.step + event.lost, event.time)
+            verdict = self._budget.died(event.members, self._died_at(event), event.time)
         elif event.cause == "drain":
             verdict = [self._budget.left(member, event.time) for member in event.members][-1]
         else:
@@ -171,6 +172,11 @@ class Driver:
             self._server.fail("RunError", _spent(verdict))
         elif isinstance(verdict, Poisoned):
             self._server.fail("RunError", f"{_poisoned(verdict)}{self._suspects(verdict.step)}")
+
+    def _died_at(self, event: Event) -> int:
+        """The step that they had reached; where the group goes back to a checkpoint that is not the view's."""
+        others = (other for other in self._server.events if other.epoch == event.epoch)
+        return event.step + max(other.lost for other in others)
 
     def _suspects(self, step: int) -> str:
         items = self._items(step)

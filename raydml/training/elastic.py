@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from raydml.data import open_dataset
 from raydml.errors import RaydmlError, RunError, StaleView
 from raydml.membership import Address, Gone, Link, Member, Over, View
 from raydml.parallel import Group, PeerLost
@@ -53,7 +54,7 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
     with Link(meeting.authority, name, processes.abort) as link:
         session: Session | None = None
         try:
-            session = Session(Worker(job, group, device), processes, link, node)
+            session = Session(job, group, device, processes, link, node)
             outcome = session.run()
             link.say("done", outcome=outcome)
             return outcome
@@ -73,13 +74,32 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
 
 
 class Session:
-    """A worker among the members of its run."""
+    """A worker among the members of its run.
 
-    def __init__(self, worker: Worker, processes: ProcessGroup, link: Link, node: str) -> None:
-        self.worker, self.processes, self.link, self.node = worker, processes, link, node
+    Where every member holds the whole state, the worker is made before it joins, and goes from group to group. Where
+    each holds parts, every group makes its workers anew, with the parts that fall to them.
+    """
+
+    def __init__(
+        self, job: Job, group: Group, device: torch.device, processes: ProcessGroup, link: Link, node: str
+    ) -> None:
+        self.group, self.processes, self.link, self.node = group, processes, link, node
+        self._sharded = job.spec.state == "sharded"
+        self._job, self._device = job, device
+        self._dataset = open_dataset(job.spec.data, job.home, custom=job.dataset)
+        self._worker = None if self._sharded else self._build()
         self.member = Member(link.member)
         self.at_boundary = False  # whether this member came for the next view after a step that all committed
         self._speed = Speed()
+
+    def _build(self) -> Worker:
+        return Worker(self._job, self.group, self._device, self._dataset)
+
+    @property
+    def worker(self) -> Worker:
+        """The worker of the present group."""
+        assert self._worker is not None
+        return self._worker
 
     def run(self) -> Outcome:
         """Train until the run has ended. Raises Gone, Over, or the error that stops the run."""
@@ -96,7 +116,7 @@ class Session:
             except PeerLost as lost:
                 self.processes.abort()
                 self.processes.leave()
-                here = (view.members, self.worker.trainer.state.step)
+                here = (view.members, self.member.step or 0)
                 breaks, last = (breaks + 1 if here == last else 1), here
                 if breaks == BREAKS:
                     raise RunError(f"step {here[1]} failed {BREAKS} times and no worker is lost: {lost}") from lost
@@ -110,13 +130,13 @@ class Session:
         action = self.member.adopt(view)
         if action == "roll_forward":
             self.committed(self.worker.roll_forward())
-        self.worker.trainer.prepared = None
-        group = self.worker.group
-        self.processes.form(view, self.member.name, group)
+        if self._worker is not None:
+            self._worker.trainer.prepared = None
+        self.processes.form(view, self.member.name, self.group)
         if action == "restore":
             self.member.hold(view.step, self._restore(view.step))
         elif view.source is not None:
-            needy = [rank for rank, needs in enumerate(group.objects(action == "receive")) if needs]
+            needy = [rank for rank, needs in enumerate(self.group.objects(action == "receive")) if needs]
             if action == "receive":
                 self.member.hold(view.step, handover.take(self.worker, view.rank(view.source)))
             elif needy and self.member.name == view.source:
@@ -125,16 +145,23 @@ class Session:
 
     def _restore(self, step: int) -> str:
         """Go on from the checkpoint of a step, or begin; the SHA-256 of that state."""
+        if self._sharded:
+            self._worker = None  # its memory goes before the next one is made
+            self._worker = self._build()
         return self.worker.restore(step) if step else self.worker.trainer.state.digest()
 
     def prepared(self) -> bool:
         """Whether this member wants to come for a new view after the step; PeerLost where it may not commit."""
         self.member.prepare()
-        if not self.link.may_commit():
+        if not self.may_commit():
             raise PeerLost("no word from the authority within the lease")
         if self.link.standing in ("broken", "gone", "over"):
             raise PeerLost(f"the authority says {self.link.standing}")
         return self.link.standing == "change"
+
+    def may_commit(self) -> bool:
+        """Whether the authority still counts this member as alive, for sure."""
+        return self.link.may_commit()
 
     def committed(self, report: StepReport) -> None:
         """Name the lineage by what every worker knows alike of the step: equal for equal histories."""
@@ -143,7 +170,7 @@ class Session:
         self.member.commit(hashlib.sha256(self.member.digest.encode() + facts).hexdigest())
         self.link.at(report.step)
         if report.own_seconds:  # 0 where it was rolled forward
-            self._speed.saw(report.own_seconds, len(self.worker.group.owned))
+            self._speed.saw(report.own_seconds, len(self.group.owned))
 
 
 class Speed:

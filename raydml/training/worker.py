@@ -52,6 +52,9 @@ class Companion(Protocol):
     def committed(self, report: StepReport) -> None:
         """The step is in the state."""
 
+    def may_commit(self) -> bool:
+        """Whether this worker still counts as one of the group, for sure."""
+
 
 class Alone:
     """The companion of a group that does not change."""
@@ -62,6 +65,10 @@ class Alone:
 
     def committed(self, report: StepReport) -> None:
         """Nobody needs to know."""
+
+    def may_commit(self) -> bool:
+        """There is nobody else."""
+        return True
 
 
 def set_numerics(spec: JobSpec) -> None:
@@ -86,7 +93,8 @@ class Worker:
         self.checkpoints = Checkpoints(
             job.folder / "checkpoints", spec.train.keep_last, spec.parallel.tolerate.failed_saves
         )
-        self.saver = Saver(self.checkpoints, self.record, group)
+        self.companion: Companion = Alone()
+        self.saver = Saver(self.checkpoints, self.record, group, lambda: self.companion.may_commit())
         self.dataset = dataset or open_dataset(job.spec.data, job.home, custom=job.dataset)
         model = build_model(job.spec.model, self.dataset.input_shape, job.spec.seed, custom=job.model)
         self.trainer = Trainer(job.spec, self.dataset, model, group, device)
@@ -114,13 +122,14 @@ class Worker:
 
         Raises PeerLost where a worker is lost. Call it again in the next group: it goes on where the state stands.
         """
+        self.companion = companion or Alone()
         if self.writes and not self._writer:
             self._take_over()
         self._writer = self.writes
         if self.group.vote([self._unsettled])[0]:
             self._settle()
         if self.final_sha256 is None:
-            outcome = self._train(companion or Alone())
+            outcome = self._train()
             if outcome != "succeeded":
                 return outcome
         self._finish()
@@ -130,18 +139,18 @@ class Worker:
     def _unsettled(self) -> bool:
         return self.final_sha256 is None and self.settled != self.trainer.state.step
 
-    def _train(self, companion: Companion) -> Outcome:
-        stopped, changed = False, False
+    def _train(self) -> Outcome:
+        stopped = False
 
         def wishes() -> Sequence[bool]:
-            change = companion.prepared()
+            change = self.companion.prepared()
             return self.writes and self.record.stop_requested(), change
 
         def after(report: StepReport) -> bool:
-            nonlocal stopped, changed
-            companion.committed(report)
-            stopped, changed = report.wishes
-            return self._after_step(report) and not changed
+            nonlocal stopped
+            self.companion.committed(report)
+            stopped = report.wishes[0]
+            return self._after_step(report)
 
         self.trainer.run(self.spec.train.steps, after, wishes)
         if self.trainer.state.step == self.spec.train.steps:
@@ -155,25 +164,36 @@ class Worker:
         return report
 
     def _after_step(self, report: StepReport) -> bool:
-        """Log, evaluate, save; whether nobody asked to stop. Every worker decides alike."""
+        """Log, evaluate, save; whether to go on in this group. Every worker decides alike.
+
+        A state in parts is handed over by its checkpoint: without one the group stays, and tries after the next step.
+        """
         self._recent.append(report)
         if self.writes:
             self._log(report)
-        stop = any(report.wishes[:1])
-        self._settle(stop=stop)
-        return not stop
+        stop, change = (*report.wishes, False, False)[:2]
+        sharded = self.spec.state == "sharded"
+        saved = self._settle(stop=stop, save=change and sharded)
+        return not stop and not (change and (saved or not sharded))
 
-    def _settle(self, *, stop: bool = False) -> None:
-        """Evaluate and save where that is due at this step; may be repeated, by all together."""
+    def _settle(self, *, stop: bool = False, save: bool = False) -> bool:
+        """Evaluate and save where that is due at this step, or asked for; may be repeated, by all together.
+
+        Whether it was saved.
+        """
         step = self.trainer.state.step
         last, every = step == self.spec.train.steps, self.spec.train.evaluate_every
         best = self.best
         if every and (last or step % every == 0) and has_positives(self.dataset, "validation"):
             best = self._validate(step)
-        if best != self.best or last or stop or step % self.spec.train.checkpoint_every == 0:
+        saved = False
+        if best != self.best or last or stop or save or step % self.spec.train.checkpoint_every == 0:
             self.group.vote()  # only a step that every worker has committed becomes durable
-            self.best = self.saver.save(self.trainer.state, best, otherwise=self.best, required=last or stop)
+            saved = self.saver.save(self.trainer.state, best, required=last or stop)
+            if saved or best is None or best.step != step:  # the best step is one that has a checkpoint
+                self.best = best
         self.settled = step
+        return saved
 
     def _log(self, report: StepReport) -> None:
         self.record.log(
@@ -210,14 +230,16 @@ class Worker:
         return self.best
 
     def _measure(self, items: np.ndarray) -> dict[str, float]:
-        spec, model = self.spec, self.trainer.model
-        embeddings = embed_split(model, self.dataset, items, self.group, spec.model.dimension)
-        return measure_split(embeddings, self.dataset, items, spec.evaluate.metric, self.group)
+        return measure_split(self._embed(items), self.dataset, items, self.spec.evaluate.metric, self.group)
+
+    def _embed(self, items: np.ndarray) -> np.ndarray:
+        trainer, dimension = self.trainer, self.spec.model.dimension
+        in_step = trainer.strategy.in_step
+        return embed_split(trainer.model, self.dataset, items, self.group, dimension, in_step=in_step)
 
     def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        spec, items = self.spec, self.dataset.indices("test")
-        embeddings = embed_split(self.trainer.model, self.dataset, items, self.group, spec.model.dimension)
-        return measure_test(embeddings, self.dataset, spec, self.group)
+        embeddings = self._embed(self.dataset.indices("test"))
+        return measure_test(embeddings, self.dataset, self.spec, self.group)
 
     def _finish(self) -> None:
         """Take the model to export, measure it on the test split, write the model folder and the result.
@@ -239,6 +261,7 @@ class Worker:
     def _write_result(self, exported: int) -> None:
         metrics, bounds = self._measure_test()
         indexed = self._embed_index()
+        weights = self.trainer.weights()
         if not self.writes:
             return
         digest = save_model(
@@ -247,6 +270,7 @@ class Worker:
             self.spec.model,
             self.dataset.input_shape,
             self.dataset.preprocessing,
+            weights,
         )
         if indexed is not None:
             with whole_folder(self.job.folder / "embeddings") as draft:
@@ -264,8 +288,7 @@ class Worker:
         """Embeddings of the items that the spec indexes, for the process that builds the collection."""
         if self.spec.index is None:
             return None
-        items = self.dataset.indices(self.spec.index.split)
-        return embed_split(self.trainer.model, self.dataset, items, self.group, self.spec.model.dimension)
+        return self._embed(self.dataset.indices(self.spec.index.split))
 
 
 def run_worker(job: Job, group: Group, device: torch.device, **options: Any) -> str:

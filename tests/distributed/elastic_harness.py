@@ -35,10 +35,10 @@ class Condition(Protocol):
         """Called in that process before it begins."""
 
 
-def _member(job: Job, meeting: Meeting, name: str, fault: Condition | None) -> None:
+def _member(job: Job, meeting: Meeting, name: str, conditions: Sequence[Condition]) -> None:
     torch.set_num_threads(1)
-    if fault is not None:
-        fault.arm()
+    for condition in conditions:
+        condition.arm()
     run_member(job, meeting, name, "here", torch.device("cpu"))
 
 
@@ -70,14 +70,16 @@ class Fleet:
     job: Job
     meeting: Meeting
     server: Server
+    each: Sequence[Condition] = ()
     processes: dict[str, BaseProcess] = field(default_factory=dict)
 
     def start(self, count: int = 1, fault: Condition | None = None) -> list[str]:
-        """Start that many more members, with that fault in them."""
+        """Start that many more members, with that fault in them, and what `each` of them is subject to."""
+        conditions = [*self.each, *([] if fault is None else [fault])]
         names = [f"worker-{len(self.processes) + index:05d}" for index in range(count)]
         for name in names:
             self.processes[name] = CONTEXT.Process(
-                target=_member, args=(self.job, self.meeting, name, fault), daemon=False
+                target=_member, args=(self.job, self.meeting, name, conditions), daemon=False
             )
             self.processes[name].start()
         return names
@@ -140,6 +142,7 @@ def elastic_run(
     faults: Sequence[Condition] = (),
     host: str = "127.0.0.1",
     resume: int | None = None,
+    each: Sequence[Condition] = (),
     **policy: Any,
 ) -> Iterator[Fleet]:
     """A run in this folder, with its authority; its first members are started, the last of them with these faults."""
@@ -157,7 +160,7 @@ def elastic_run(
     try:
         with Server(found, host) as server:
             job = Job(spec, folder, folder, resume)
-            fleet = Fleet(job, Meeting(server.address, store.port), server)
+            fleet = Fleet(job, Meeting(server.address, store.port), server, each)
             fleet.start(first - len(faults))
             for fault in faults:
                 fleet.start(1, fault)

@@ -22,7 +22,8 @@ from raydml.training.worker import Job, Worker
 CONTEXT = multiprocessing.get_context("forkserver")
 LIBRARY = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "resnet", "vit")]
 # The optimiser imports torch._dynamo.
-CONTEXT.set_forkserver_preload(["tests.distributed.harness", "torch._dynamo", *LIBRARY])
+SHARED = ["torch.distributed.fsdp", "torch.distributed.pipelining"]
+CONTEXT.set_forkserver_preload(["tests.distributed.harness", "torch._dynamo", *LIBRARY, *SHARED])
 SECONDS = 300
 
 
@@ -121,6 +122,14 @@ def train_case(group: Group, spec: JobSpec, folder: Path, until: int | None = No
     state = worker.trainer.state
     tensors = {name: value.detach().clone().numpy() for name, value in state.tensors().items()}
     return {"sha256": state.digest(), "losses": losses, "norms": norms, "tensors": tensors}
+
+
+def on_its_mesh(group: Group, spec: JobSpec) -> Group:
+    """The same workers as the grid of a spec, over the process group that is formed already."""
+    found = Group(group.rank, group.size, spec.batch.virtual_workers, spec.parallel.mesh)
+    if group.size > 1:
+        found.connect()
+    return found
 
 
 def train_cases(group: Group, given: tuple[dict[str, str], str]) -> dict[str, tuple[str, list[float]]]:

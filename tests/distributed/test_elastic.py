@@ -133,6 +133,7 @@ def test_a_writer_that_dies_in_a_checkpoint_is_followed_by_another(undisturbed: 
     with elastic_run(
         undisturbed.spec, tmp_path / "run", first=1, faults=[Fault("raydml.training.checkpoints", "write_json", 2)]
     ) as fleet:
+        fleet.wait_for_size(1)  # else the second one may come first, and write in place of the faulty one
         fleet.start(1)
         undisturbed.check(fleet)
     assert len(fleet.living()) == 0 and "start" in causes(fleet)

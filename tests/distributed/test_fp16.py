@@ -45,7 +45,7 @@ def train_shaken(group: Group, given: tuple[str, str, int | None]) -> tuple[str,
         if report.step == SHAKEN:
             state.scaler.scale.fill_(2.0**20)  # type: ignore[union-attr]
         if report.step == SAVED and resume is None:
-            worker.saver.save(state, None, otherwise=None, required=True)
+            worker.saver.save(state, None, required=True)
         return True
 
     worker.trainer.run(STEPS, after)

@@ -30,7 +30,8 @@ def save_while_refused(group: Group, folder: str) -> tuple[list[int | None], str
             checkpoints.folder.rename(run / "moved")
             checkpoints.folder.touch()
         try:
-            best = saver.save(state, Best(step, step / 10), otherwise=best, required=False)
+            if saver.save(state, Best(step, step / 10), required=False):
+                best = Best(step, step / 10)
         except ResourceError as error:
             return kept, str(error)
         kept.append(best.step if best else None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raydml.membership import Authority, Member, MemoryLedger, Pulse, Record, Report, View
 from raydml.membership.member import Action
 from raydml.membership.simulation.group import Collective, Kind
 from raydml.membership.simulation.run import Parts
+from raydml.membership.simulation.sharded import SHARDED, ShardedWorker
 from raydml.membership.simulation.worker import Worker
 
 
@@ -191,6 +194,48 @@ class ForgetsTheSilent(Authority):
         return super().tick(now)
 
 
+# Mistakes with a state of which each member holds parts.
+
+
+class KeepsItsParts(Member):
+    """A member that holds the step of the view, or a later one, does not load that step's checkpoint."""
+
+    def adopt(self, view: View) -> Action:
+        before = (self.step, self.digest)
+        action = super().adopt(view)
+        if before[0] is not None and before[0] >= view.step:
+            self.step, self.digest = before
+            return "keep"
+        return action
+
+
+class PublishesWithoutLease(ShardedWorker):
+    """A writer that was given up still lets its checkpoint appear."""
+
+    def appear(self, turn: int) -> None:
+        self.member.granted(self.clock() + 10.0)
+        super().appear(turn)
+
+
+class SavesAlone(ShardedWorker):
+    """The first member lets a checkpoint appear when its own parts are written."""
+
+    def take_part(self, kind: Kind) -> None:
+        if kind == "parts":
+            self.written()
+        else:
+            super().take_part(kind)
+
+
+class ChangesAtOnce(ShardedWorker):
+    """A change does not wait for a checkpoint of its step."""
+
+    def voted(self, collective: Collective) -> None:
+        super().voted(collective)
+        if collective.change and self.group is not None:
+            self.abort()
+
+
 BROKEN: dict[str, Parts] = {
     "evicts the slow": Parts(authority=EvictsTheSlow),
     "commits without vote": Parts(worker=CommitsWithoutVote),
@@ -212,4 +257,8 @@ BROKEN: dict[str, Parts] = {
     "evicts after its sleep": Parts(authority=EvictsAfterItsSleep),
     "strands the drained": Parts(authority=StrandsTheDrained),
     "forgets the silent": Parts(authority=ForgetsTheSilent),
+    "keeps its parts": replace(SHARDED, member=KeepsItsParts),
+    "publishes without lease": replace(SHARDED, worker=PublishesWithoutLease),
+    "lets checkpoints appear behind it": replace(SHARDED, authority=GoesBackAtOnce),
+    "saves alone": replace(SHARDED, worker=SavesAlone),
 }

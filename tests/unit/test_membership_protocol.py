@@ -109,7 +109,9 @@ def test_a_member_without_the_views_state_is_given_it_and_keeps_the_old_one_unti
 
 
 def test_without_a_source_the_checkpoint_is_loaded() -> None:
-    assert member_at(None, epoch=0).adopt(view_at(5, source=None)) == "restore"
+    for member in (member_at(None, epoch=0), member_at(4, prepared=True), member_at(5), member_at(9, prepared=True)):
+        assert member.adopt(view_at(5, source=None)) == "restore"
+        assert not member.prepared
 
 
 @pytest.mark.parametrize(
@@ -322,6 +324,54 @@ def test_going_back_waits_until_every_lease_has_run_out() -> None:
     began = table.now
     assert table.wait(10.0, "c") is not None
     assert began + 3.0 < table.now < 100.0 + POLICY.beat_timeout + 0.5
+
+
+SHARDED = replace(POLICY, state="sharded")
+
+
+def test_with_parts_a_death_sends_all_back_to_the_checkpoint_and_the_survivors_stay() -> None:
+    table = Table(SHARDED, durable=3)
+    table.come("a", "b")
+    assert table.members["a"].step == 3
+    table.train("a", "b", steps=5)
+    table.standing("a")
+    table.authority.dead("b", table.now)
+    assert table.come("a") == View("run", 2, ("a",), (8,), 3, None)
+    assert table.members["a"].step == 3, "what it held does not count"
+    restart, death = table.authority.events[-2:]
+    assert (restart.cause, restart.members, restart.lost) == ("restart", ("a",), 5)
+    assert (death.cause, death.members, death.lost) == ("death", ("b",), 0)
+
+
+def test_with_parts_nobody_goes_back_while_a_missing_one_may_let_a_checkpoint_appear() -> None:
+    table = Table(SHARDED)
+    table.come("a", "b")
+    table.train("a", "b", steps=5)
+    table.authority.disconnected("a", table.now)
+    table.wait(0.5, "b")
+    assert table.come("b") is None
+    began, table.durable = table.now, 5  # it does
+    view = table.wait(10.0, "b")
+    assert view is not None and (view.step, view.members) == (5, ("b",))
+    assert began + 3.0 < table.now < 100.0 + POLICY.beat_timeout + 0.5
+
+
+def test_with_parts_planned_changes_follow_each_other_at_once_from_a_checkpoint_of_their_step() -> None:
+    table = Table(replace(SHARDED, first=3))
+    table.come("a", "b", "c")
+    for step, size in ((2, 2), (4, 1)):
+        names = table.authority.view.members if table.authority.view else ()
+        table.authority.resize(size, table.now)
+        table.train(*names, steps=2)
+        assert table.authority.tick(table.now) is None and table.standing(names[0]) == "change"
+        table.durable = step
+        view = table.come(*names)
+        assert view is not None and (view.size, view.step, view.source) == (size, step, None)
+    assert [(event.cause, event.lost) for event in table.authority.events] == [
+        ("start", 0),
+        ("resize", 0),
+        ("resize", 0),
+    ]
 
 
 # Authority: what the run asks for

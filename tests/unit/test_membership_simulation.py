@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from raydml.membership.simulation.faults import FAULTS, MOMENTS
+from raydml.membership.simulation.faults import FAULTS, MOMENTS, strike
 from raydml.membership.simulation.run import Parts, Run
+from raydml.membership.simulation.sharded import SHARDED
 from raydml.membership.simulator import DEADLINE, simulate, simulate_many
-from tests.unit.membership_variants import BROKEN
+from tests.unit.membership_variants import BROKEN, ChangesAtOnce
 
-# A variant of the protocol -> the first seed at which the simulator finds it broken. The last four are mistakes that
-# the protocol once had: the sentences stand at the variants.
+NEVER_WITH_PARTS = {"kill at a moment", "kill at transfer"}
+
+# A variant of the protocol -> the first seed at which the simulator finds it broken. Five are mistakes that it once
+# had, the last four are of states in parts: the sentences stand at the variants.
 FOUND_AT: dict[str, int] = {
     "evicts the slow": 29,
     "commits without vote": 4,
@@ -32,6 +37,10 @@ FOUND_AT: dict[str, int] = {
     "evicts after its sleep": 379,
     "strands the drained": 116943,
     "forgets the silent": 77515,
+    "keeps its parts": 0,
+    "publishes without lease": 98,
+    "lets checkpoints appear behind it": 1870,
+    "saves alone": 0,
 }
 
 
@@ -48,13 +57,41 @@ def test_twenty_thousand_schedules_break_no_invariant_and_every_fault_occurs() -
     assert total.lost_commits > 1000
 
 
+@pytest.mark.timeout(900)
+def test_five_thousand_schedules_of_states_in_parts_break_no_invariant() -> None:
+    total = simulate_many(0, 5_000, SHARDED)
+    assert total.broken == []
+    assert set(total.faults) == {*FAULTS, *(f"kill at {moment}" for moment in MOMENTS)} - NEVER_WITH_PARTS
+    assert min(total.faults.values()) > 50
+    assert total.lost_commits > 1000 and total.restarts > 5000
+
+
+def planned_changes(seed: int, parts: Parts) -> Run:
+    """Workers only come, are asked to leave, and resized, over a good network."""
+    run = Run(seed, parts)
+    run.loss = run.duplication = 0.0
+    for kind in run.random.choices(("join", "drain", "resize"), k=3):
+        run.after(0.2 + 4.0 * run.random.random(), None, strike, run, kind)
+    run.run(DEADLINE)
+    assert run.over
+    return run
+
+
+def test_planned_changes_of_states_in_parts_lose_no_step_and_would_without_their_checkpoint() -> None:
+    runs = [planned_changes(seed, SHARDED) for seed in range(300)]
+    assert sum(run.oracle.lost_live for run in runs) == 0
+    assert sum(len(run.oracle.views) for run in runs) > 500
+    without = replace(SHARDED, worker=ChangesAtOnce)
+    assert any(planned_changes(seed, without).oracle.lost_live for seed in range(5))
+
+
 def test_every_broken_variant_has_a_seed() -> None:
     assert FOUND_AT.keys() == BROKEN.keys()
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_simulator_finds_the_variant_that(name: str) -> None:
-    simulate(FOUND_AT[name])
+    simulate(FOUND_AT[name], SHARDED if BROKEN[name].state == "sharded" else None)
     with pytest.raises(AssertionError):
         simulate(FOUND_AT[name], BROKEN[name])
 

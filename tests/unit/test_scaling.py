@@ -194,7 +194,7 @@ def test_the_scale_is_in_the_digest_and_in_the_checkpoint(images: Path, tmp_path
     state.scaler.scale.mul_(0.5)
     assert state.digest() != before
     state.scaler.grown.fill_(7)
-    one.saver.save(one.trainer.state, None, otherwise=None, required=True)
+    one.saver.save(one.trainer.state, None, required=True)
     resumed = worker(spec_of(images), tmp_path, resume=0).trainer.state
     assert resumed.digest() == state.digest()
     assert resumed.scaler is not None and (float(resumed.scaler.scale), int(resumed.scaler.grown)) == (2.0**15, 7)

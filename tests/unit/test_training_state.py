@@ -357,6 +357,6 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, full_
 
 def test_nothing_in_a_header_depends_on_the_workers(tmp_path: Path) -> None:
     header = json.loads((saved(tmp_path).path(1) / "checkpoint.json").read_text())
-    assert set(header) == {"step", "seed", "spec_digest", "state_sha256", "file_sha256", "best"}
+    assert set(header) == {"step", "seed", "spec_digest", "state_sha256", "file_sha256", "best", "parts"}
     other = spec_of(parallel={"workers": {"min": 2, "max": 3}})
     assert header["spec_digest"] == other.digest()

@@ -9,11 +9,11 @@ from raydml.membership.messages import View
 if TYPE_CHECKING:
     from raydml.membership.simulation.worker import Worker
 
-Kind = Literal["reduce", "vote"]
+Kind = Literal["reduce", "vote", "parts", "saved"]
 
 
 class Collective:
-    """One reduction or vote: who has taken part so far, and whether one of them asked for a change."""
+    """One reduction, vote or round of a checkpoint: who took part so far, and whether one of them wants a change."""
 
     __slots__ = ("change", "digests", "joined")
 

@@ -52,10 +52,13 @@ class Oracle:
         check(sum(view.deal) == server.authority.policy.num_slices, "slices are missing", view)
         # A new authority knows nothing of a request to resize: those beyond its own size leave.
         surplus = len(view.members) >= server.authority.size
+        whole = server.authority.policy.state == "replicated"
+        check(whole or view.source is None, "a member is asked for a state of which it holds parts", view)
         for name in set(before.members if before else ()) - set(view.members):
             well = healthy(server.world.workers[name], server)
             check(surplus or not well, "a healthy member was evicted", name, view)
         if view.source is None:
+            check(view.step in self.durable, "a view goes on from a step without a checkpoint", view, self.durable)
             kept = self.durable[view.step]
             self.lost_live += steps(self.acknowledged) - view.step
             self.acknowledged = kept
@@ -72,8 +75,8 @@ class Oracle:
             check(digest.startswith(self.acknowledged), "an acknowledged step is lost", digest, self.acknowledged)
 
     def complete(self, epoch: int, kind: Kind, collective: Collective) -> None:
-        """All members took part in a collective; the first one of step t acknowledges all before t."""
-        if kind != "reduce":
+        """All members took part in a collective; one with the state of step t acknowledges all steps up to t."""
+        if kind not in ("reduce", "parts"):
             return
         check(len(collective.digests) == 1, "members reduce with different states", epoch, collective.digests)
         (digest,) = collective.digests

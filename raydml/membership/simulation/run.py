@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 from raydml.membership.authority import Authority
 from raydml.membership.ledger import MemoryLedger
@@ -24,6 +25,7 @@ class Parts:
     member: type[Member] = Member
     worker: type[Worker] = Worker
     ledger: type[MemoryLedger] = MemoryLedger
+    state: Literal["replicated", "sharded"] = "replicated"
 
 
 class Run(World):
@@ -41,9 +43,8 @@ class Run(World):
         self.steps = random.randint(2, 7)
         self.checkpoint_every = random.randint(1, 3)
         size = random.randint(1, 4)
-        self.policy = Policy(
-            first=size, most=random.randint(size, 5), num_slices=5, beat_timeout=3.5, grace=0.5, lease=2.2
-        )
+        most = random.randint(size, 5)
+        self.policy = Policy(size, most, num_slices=5, beat_timeout=3.5, grace=0.5, lease=2.2, state=parts.state)
         self.ledger = parts.ledger()
         self.oracle = Oracle()
         self.groups: dict[int, Group] = {}

@@ -193,11 +193,14 @@ class Worker(Process):
             seconds = 0.1 + world.random.random()
             world.after(seconds, self, self.publish, member.step, member.digest)
             world.moment("checkpoint", self)
-        if member.step == world.steps:
-            return
-        member.prepare()
-        self._kept = f"{member.digest}{member.epoch}."
-        world.moment("prepared", self)
+        if member.step != world.steps:
+            self.prepare()
+
+    def prepare(self) -> None:
+        """The gradients of the next step are complete: vote on it."""
+        self.member.prepare()
+        self._kept = f"{self.member.digest}{self.member.epoch}."
+        self.world.moment("prepared", self)
         self.take_part("vote")
 
     def voted(self, collective: Collective) -> None:
