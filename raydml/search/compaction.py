@@ -19,7 +19,7 @@ import numpy as np
 
 from raydml.errors import CollectionError, RaydmlError
 from raydml.files import whole_folder
-from raydml.search import engine
+from raydml.search import approximate, engine
 from raydml.search.changes import Change, write_state
 from raydml.search.database import blob_crc
 from raydml.search.items import Array, Id
@@ -65,15 +65,21 @@ def compact(folder: Path) -> dict[str, Any] | None:
 
 
 def choose(view: View) -> dict[int, Part]:
-    """The segments to merge: all that are small or have many dead rows, where that leaves fewer segments or rows."""
+    """The segments to merge: all that are small or have many dead rows, where that leaves less or indexes it."""
     sealed = {number: part for number, part in view.parts.items() if isinstance(part.rows, Segment)}
     chosen = {
         number: part
         for number, part in sealed.items()
         if len(part.rows) < LARGE or part.num_dead > DEAD_SHARE * len(part.rows)
     }
-    worth = len(chosen) > 1 or any(part.num_dead for part in chosen.values())
+    large = sum(len(part.rows) for part in chosen.values()) >= approximate.MIN_ROWS
+    worth = len(chosen) > 1 or any(part.num_dead or (large and not _measured(part)) for part in chosen.values())
     return chosen if worth else {}
+
+
+def _measured(part: Part) -> bool:
+    """Whether an index was tried, or is there."""
+    return isinstance(part.rows, Segment) and bool(part.rows.described.index)
 
 
 def merge(sources: dict[int, Part], dimension: int) -> Merged:

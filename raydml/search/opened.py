@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,7 +14,14 @@ from raydml.errors import CollectionError
 from raydml.search import checks, database, home
 from raydml.search.allowed import Filters
 from raydml.search.changes import Change
-from raydml.search.embedder import Embedder, check_digest, check_embedder, check_query, load_embedder
+from raydml.search.embedder import (
+    Embedder,
+    check_digest,
+    check_embedder,
+    check_query,
+    load_embedder,
+    preprocessing_digest,
+)
 from raydml.search.home import Facts
 from raydml.search.items import Array, Metric
 from raydml.search.reading import Reading
@@ -67,14 +75,16 @@ class Opened:
         source = Path(model).absolute() if isinstance(model, str | Path) else model
         if not home.exists(path):
             folder = str(source) if isinstance(source, Path) else None
+            prepared = preprocessing_digest(source)
             if isinstance(source, Path) and (dimension is None or model_digest is None):
                 source = load_embedder(source)
             embedder = None if isinstance(source, Path) else source
-            home.create(path, _new_facts(dimension, metric, model_digest, embedder, folder, recall), patience)
+            new = _new_facts(dimension, metric, model_digest, embedder, folder, recall)
+            home.create(path, replace(new, preprocessing_digest=prepared), patience)
         facts = home.read_facts(path)
         _check_agreement(facts, dimension, metric, model_digest)
         if source is not None and not isinstance(source, Path):
-            check_embedder(source, facts.dimension, facts.model_digest)
+            check_embedder(source, facts.dimension, facts.model_digest, facts.preprocessing_digest)
         collection = cls(path, facts, source, patience)
         collection.read(lambda reading: None)
         return collection
@@ -165,17 +175,20 @@ class Opened:
         return connection
 
     def _embed(self, images: Sequence[Any] | None, texts: Sequence[str] | None) -> Array:
-        embedder = self._embedder()
+        embedder = self.embedder()
         check_query(embedder, texts is not None)
         return embedder.embed(texts if images is None else images)  # type: ignore[arg-type]
 
-    def _embedder(self) -> Embedder:
+    def embedder(self) -> Embedder:
+        """The collection's model, loaded when first asked for."""
         with self._loading:
             source = self._model if self._model is not None else self.model_path
             if source is None:
                 raise CollectionError("the collection knows no model: give its folder to open(path, model=folder)")
             if isinstance(source, Path):
-                source = check_embedder(load_embedder(source), self.dimension, self.model_digest)
+                source = check_embedder(
+                    load_embedder(source), self.dimension, self.model_digest, self.facts.preprocessing_digest
+                )
             self._model = source
             return source
 

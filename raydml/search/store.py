@@ -15,7 +15,7 @@ import numpy as np
 from raydml.errors import CollectionError, RaydmlError
 from raydml.search import backup, checks, payload_index, sealing
 from raydml.search.allowed import Allowed, passing
-from raydml.search.changes import Change
+from raydml.search.changes import Change, points_by_id
 from raydml.search.checking import check
 from raydml.search.embedder import check_digest
 from raydml.search.filters import parse
@@ -56,6 +56,11 @@ class Store(Opened):
             return [held[key] for key in keys.tolist()]
 
         return self.read(items)
+
+    def known(self, ids: Iterable[Id]) -> set[Id]:
+        """Which of these ids the collection has."""
+        checked = checks.check_ids(ids, unique=False)
+        return self.read(lambda reading: {point.id for point in points_by_id(reading.connection, checked)})
 
     def scroll(self, after: Id | None = None, limit: int = 100, filter: Filter | None = None) -> list[Item]:
         """The next `limit` items in order of insertion, those after the item `after`."""
