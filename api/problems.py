@@ -31,7 +31,7 @@ from raydml.errors import (
     SpecError,
 )
 
-log = structlog.stdlib.get_logger("raydml.api")
+log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 MALFORMED, UNPROCESSABLE, TOO_LARGE, UNSUPPORTED, BUSY = 400, 422, 413, 415, 429
 
