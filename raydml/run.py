@@ -33,7 +33,7 @@ from raydml.errors import (
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
-from raydml.parallel import Group, fit
+from raydml.parallel import Group, fit, unit
 from raydml.progress import Progress, Watch
 from raydml.search import Collection
 from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
@@ -199,9 +199,10 @@ def train(
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
-    """The spec with `workers.max` rounded down to what the strategy can use."""
-    most = fit(spec, spec.parallel.workers.max).workers
-    workers = spec.parallel.workers.model_copy(update={"max": most})
+    """The spec with `workers.max` rounded down to what the strategy can use, and `min` raised to it."""
+    wanted = spec.parallel.workers
+    most = fit(spec, wanted.max).workers
+    workers = wanted.model_copy(update={"max": most, "min": max(wanted.min, unit(spec))})
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 

@@ -7,6 +7,7 @@ gradients are summed over the workers and each keeps its part (ZeRO-3: Rajbhanda
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from raydml.errors import SpecError
 from raydml.parallel.ddp import DataParallel, Run
-from raydml.parallel.group import Group
+from raydml.parallel.group import Group, talking
 from raydml.parallel.holding import Cut, Held, Holding
 from raydml.parallel.memory import Memory
 from raydml.parallel.reduction import add, plain_sum
@@ -57,6 +58,11 @@ class FullySharded(DataParallel):
         embeddings = super().forward(inputs, step)
         self._idle_runs = [self._slice(len(inputs) - 1, self._spec.parallel.precision) for _ in range(self._idle)]
         return embeddings
+
+    def _run(self, inputs: Tensor, precision: str) -> Run:
+        # Torch's own collectives fail in many words; so does a model, which fails again in the next group, and ends it.
+        with talking() if self.in_step else nullcontext():
+            return super()._run(inputs, precision)
 
     def _keeps(self) -> bool:
         """Whether graphs wait for the pullback: on all workers, or on none, for a second forward is a collective."""
@@ -105,7 +111,9 @@ class FullySharded(DataParallel):
         return self._holding.norm(gradients, weights) if self.in_step else super().norm(gradients, weights)
 
     def _backward(self, embeddings: Tensor, cotangents: Tensor) -> None:
-        if self._sharded:
+        if not self._sharded:
+            return
+        with talking():
             torch.autograd.backward([embeddings], [cotangents.to(embeddings.dtype)])
 
     @staticmethod
