@@ -376,7 +376,7 @@ class MeshSpec(Frozen):
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp", "fsdp"] = Field(
+    strategy: Literal["ddp", "fsdp", "tensor"] = Field(
         "ddp",
         description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out",
     )
@@ -429,7 +429,7 @@ class ParallelSpec(Frozen):
 
 
 # The axes of the mesh that each strategy uses, beside data.
-MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "fsdp": ("shard",)}
+MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "fsdp": ("shard",), "tensor": ("tensor",)}
 
 
 class Sgd(Frozen):

@@ -12,6 +12,7 @@ from raydml.parallel.ddp import DataParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
 from raydml.parallel.sharding import Spread
+from raydml.parallel.tensor import TensorParallel
 from raydml.spec import JobSpec
 
 
@@ -38,4 +39,4 @@ class Strategy(Protocol):
     def commit(self) -> None: ...
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": FullySharded}
+STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": FullySharded, "tensor": TensorParallel}

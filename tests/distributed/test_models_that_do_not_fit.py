@@ -26,7 +26,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 VIT = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4},
-    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0},
 }
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"backbone": {"kind": "mlp", "hidden": [16, 12], "dropout": 0.1}, "dimension": 8},
@@ -171,3 +171,8 @@ def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_p
     losses = [line["loss"] for line in lines if "loss" in line]
     np.testing.assert_allclose(losses, wanted["losses"], rtol=1e-6)  # AdamW magnifies what rounding differs
     assert {"start", "join", "restart"} <= {event.cause for event in fleet.events}
+
+
+def test_tensor_is_one_process_alone_and_times_data_with_the_same_dropout(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2, 4), strategy="tensor", mesh={"tensor": 2})
