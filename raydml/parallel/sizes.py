@@ -70,4 +70,5 @@ _FITS: dict[str, Callable[[JobSpec, int], Fit]] = {
     "ddp": _any_up_to_the_slices,
     "fsdp": _whole_meshes,
     "tensor": _whole_meshes,
+    "pipeline": _whole_meshes,
 }

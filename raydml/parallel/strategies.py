@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
+from raydml.parallel.pipeline import Pipeline
 from raydml.parallel.sharding import Spread
 from raydml.parallel.tensor import TensorParallel
 from raydml.spec import JobSpec
@@ -39,4 +40,9 @@ class Strategy(Protocol):
     def commit(self) -> None: ...
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": FullySharded, "tensor": TensorParallel}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "ddp": DataParallel,
+    "fsdp": FullySharded,
+    "tensor": TensorParallel,
+    "pipeline": Pipeline,
+}

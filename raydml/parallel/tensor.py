@@ -63,7 +63,7 @@ def check_tensor(model: nn.Module, spec: JobSpec) -> None:
             f"batch_norm: synchronised is for workers with whole layers, not for strategy {spec.parallel.strategy}: "
             f"choose per_slice or group"
         )
-    if kind == "transformers" and getattr(_config(model), "attention_probs_dropout_prob", 0):
+    if kind == "transformers" and _config(model).to_dict().get("attention_probs_dropout_prob"):
         raise SpecError(
             f"strategy {spec.parallel.strategy} shares the heads of an attention, whose dropout the library draws for "
             f"all heads at once: set model.backbone.config.attention_probs_dropout_prob to 0"

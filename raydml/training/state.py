@@ -59,7 +59,7 @@ class TrainingState:
         named += [(f"objective.{name}", value) for name, value in objective.named_parameters()]
         self._names = {id(value): name for name, value in named}
         self.parameters = [value for _, value in named]
-        self.optimizer = build_optimizer(spec.train.optimizer, named)
+        self.optimizer = build_optimizer(spec.train.optimizer, named, complete=spread is None)
         self._factors = [group["factor"] for group in self.optimizer.param_groups] if self.optimizer else []
 
     def update(self, gradients: Sequence[Tensor], norm: Tensor | None = None) -> float:
@@ -205,15 +205,20 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def build_optimizer(spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer | None:
-    """The optimiser of the spec with one group of parameters per learning-rate factor; None without parameters."""
+def build_optimizer(
+    spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter]], *, complete: bool = True
+) -> torch.optim.Optimizer | None:
+    """The optimiser of the spec with one group of parameters per learning-rate factor; None without parameters.
+
+    complete: these are all parameters, so that each prefix in `parts` must name one of them.
+    """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
         groups.setdefault(_factor(name, spec), []).append(parameter)
     if not groups:
         return None
     unused = [prefix for prefix in spec.parts if not any(has_prefix(_part(name), prefix) for name, _ in named)]
-    if unused:
+    if complete and unused:
         raise SpecError(
             f"train.optimizer.parts: {unused} name no trained parameter; there are {[_part(n) for n, _ in named][:6]}"
         )

@@ -41,6 +41,7 @@ STEPS = 4
 def spec_of(folder: Path, loss: str, model: str, steps: int = STEPS, **parallel: Any) -> JobSpec:
     return small_spec(
         folder / "images.npz",
+        batch={"classes": 6, "samples": 3, "virtual_workers": 9},
         loss=LOSSES[loss],
         model=MODELS[model],
         train={
@@ -99,7 +100,7 @@ def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...
     def documents(**options: Any) -> dict[str, str]:
         return {name: spec_of(folder, *case, **options).model_dump_json() for name, case in cases.items()}
 
-    wanted = train_all(Group(0, 1, 8), (documents(), str(folder)))
+    wanted = train_all(Group(0, 1, 9), (documents(), str(folder)))
     for size in sizes:
         results = run_processes(size, train_all, (documents(**parallel), str(folder)), folder)
         for rank, found in enumerate(results):
@@ -116,8 +117,8 @@ OTHER_MODELS = {"triplet, cnn": ("triplet, semihard", "cnn"), "contrastive, vit"
 
 def test_fsdp_is_one_process_for_each_loss_and_uneven_slices(tmp_path: Path) -> None:
     write_images(tmp_path)
-    check(tmp_path, EVERY_LOSS, (1, 3), strategy="fsdp")
-    check(tmp_path, OTHER_MODELS, (2,), strategy="fsdp")
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), strategy="fsdp")
+    check(tmp_path, {"SupCon, mlp": ("SupCon", "mlp")}, (1, 3), strategy="fsdp")
 
 
 def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]]:
@@ -133,17 +134,20 @@ def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]
     return found
 
 
-def test_fsdp_in_all_its_forms_loads_what_another_strategy_saved(tmp_path: Path) -> None:
+def test_each_strategy_goes_on_from_what_another_saved_in_a_grid_of_two_by_two_too(tmp_path: Path) -> None:
     write_images(tmp_path)
     forms: list[dict[str, Any]] = [
         {"strategy": "fsdp", "mesh": {"shard": 2}},
         {"strategy": "ddp"},
+        {"strategy": "tensor", "mesh": {"tensor": 2}},
+        {"strategy": "pipeline", "mesh": {"pipeline": 2, "tensor": 2}},
+        {"strategy": "pipeline", "mesh": {"pipeline": 2}},
         {"strategy": "fsdp", "offload": True, "memory": "recompute"},
         {"strategy": "fsdp", "memory": "auto"},
     ]
-    specs = [spec_of(tmp_path, "ArcFace", "cnn", steps=8, **form) for form in forms]
-    alone = worker_of(Group(0, 1, 8), spec_of(tmp_path, "ArcFace", "cnn", steps=8), tmp_path)
-    wanted = [train(alone, 2 * number) for number in (1, 2, 3, 4)]
+    specs = [spec_of(tmp_path, "ArcFace", "cnn", steps=14, **form) for form in forms]
+    alone = worker_of(Group(0, 1, 9), spec_of(tmp_path, "ArcFace", "cnn", steps=14), tmp_path)
+    wanted = [train(alone, 2 * number) for number in range(1, len(forms) + 1)]
     for rank, found in enumerate(
         run_processes(4, hand_over, ([s.model_dump_json() for s in specs], str(tmp_path)), tmp_path)
     ):
@@ -158,7 +162,7 @@ def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_p
     steps = 100
     spec = spec_of(tmp_path, "contrastive", "mlp", steps=steps, strategy="fsdp")
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"checkpoint_every": 20})})
-    wanted = train(worker_of(Group(0, 1, 8), spec_of(tmp_path, "contrastive", "mlp", steps=steps), tmp_path), steps)
+    wanted = train(worker_of(Group(0, 1, 9), spec_of(tmp_path, "contrastive", "mlp", steps=steps), tmp_path), steps)
     with elastic_run(spec, tmp_path / "run", first=2, state="sharded") as fleet:
         fleet.wait_for_step(2)
         fleet.start(1)
@@ -175,4 +179,20 @@ def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_p
 
 def test_tensor_is_one_process_alone_and_times_data_with_the_same_dropout(tmp_path: Path) -> None:
     write_images(tmp_path)
-    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2, 4), strategy="tensor", mesh={"tensor": 2})
+    tensor: dict[str, Any] = {"strategy": "tensor", "mesh": {"tensor": 2}}
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **tensor)
+    check(tmp_path, {"triplet, mlp": ("triplet, semihard", "mlp")}, (4,), **tensor)
+
+
+def test_pipeline_is_one_process_for_each_schedule_with_the_same_dropout_and_batch_norm(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **pipeline)
+    check(tmp_path, {"ArcFace, cnn": ("ArcFace", "cnn")}, (4,), **pipeline)
+    for schedule in (
+        {"schedule": "gpipe", "split": [3, 2]},
+        {"schedule": "interleaved", "stages": 2},
+        {"schedule": "zero_bubble"},
+    ):
+        model = "cnn" if schedule["schedule"] == "interleaved" else "mlp"
+        check(tmp_path, {"triplet": ("triplet, semihard", model)}, (2,), **pipeline, pipeline=schedule)
