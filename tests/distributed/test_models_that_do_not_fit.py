@@ -41,7 +41,7 @@ STEPS = 4
 def spec_of(folder: Path, loss: str, model: str, steps: int = STEPS, **parallel: Any) -> JobSpec:
     return small_spec(
         folder / "images.npz",
-        batch={"classes": 6, "samples": 3, "virtual_workers": 9},
+        batch={"classes": 6, "samples": 6, "virtual_workers": 9},
         loss=LOSSES[loss],
         model=MODELS[model],
         train={
