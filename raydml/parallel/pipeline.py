@@ -114,7 +114,7 @@ class Pipeline(DataParallel):
             return
         self._skeleton, self._peers = model, peers
         count = peers.size * spec.parallel.pipeline.stages
-        sizes = sizes_of_stages(units, count, spec.parallel.pipeline.split, _example(model))
+        sizes = sizes_of_stages(units, count, spec.parallel.pipeline.split, example_of(model))
         splitter = Splitter(model, group.peers("tensor"))
         if group.mesh.length("tensor") > 1:
             split(model, spec, splitter)
@@ -280,7 +280,7 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
         torch.cuda.set_rng_state(state[size:], device)
 
 
-def _example(model: EmbeddingModel) -> Tensor:
+def example_of(model: EmbeddingModel) -> Tensor:
     """One row of zeros."""
     kind = next(model.parameters()).dtype
     tokens = getattr(model.backbone, "reads", None) == TOKENS

@@ -108,7 +108,7 @@ def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...
                 assert_equal(found[name], wanted[name], f"{name}, {size} workers, worker {rank}")
                 assert wanted[name]["losses"][0] != wanted[name]["losses"][-1], name
                 if size > 1:
-                    assert found[name]["held"] < 0.8 * wanted[name]["held"], f"{name}, {size} workers: all is held"
+                    assert found[name]["held"] < wanted[name]["held"], f"{name}, {size} workers: all is held"
 
 
 EVERY_LOSS = {f"{loss}, mlp": (loss, "mlp") for loss in LOSSES}
@@ -184,11 +184,16 @@ def test_tensor_is_one_process_alone_and_times_data_with_the_same_dropout(tmp_pa
     check(tmp_path, {"triplet, mlp": ("triplet, semihard", "mlp")}, (4,), **tensor)
 
 
-def test_pipeline_is_one_process_for_each_schedule_with_the_same_dropout_and_batch_norm(tmp_path: Path) -> None:
+def test_pipeline_is_one_process_for_each_loss_with_the_same_dropout_and_batch_norm(tmp_path: Path) -> None:
     write_images(tmp_path)
     pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
     check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **pipeline)
     check(tmp_path, {"ArcFace, cnn": ("ArcFace", "cnn")}, (4,), **pipeline)
+
+
+def test_so_it_is_for_each_schedule(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
     for schedule in (
         {"schedule": "gpipe", "split": [3, 2]},
         {"schedule": "interleaved", "stages": 2},
