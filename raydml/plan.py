@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +13,10 @@ from torch import nn
 from raydml.data import DataReport, Dataset, sampling_plan
 from raydml.errors import DataError
 from raydml.membership import share
-from raydml.models import build_model, check_inputs
+from raydml.models import EmbeddingModel, build_model, check_inputs
 from raydml.parallel import fit, world_sizes
-from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
+from raydml.parallel.estimate import Candidate, candidates, choose_strategy, facts_of
+from raydml.parallel.memory import Memory, choose, kept_by_forward, memory_of, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
 
@@ -52,6 +52,8 @@ class Plan:
     trained_parameters: int | None
     memory: Memory | None
     device: torch.device
+    candidates: tuple[Candidate, ...] = ()  # of the most workers
+    proposal: tuple[Candidate, str] | None = None  # and why
 
     @property
     def exactness(self) -> str:
@@ -103,6 +105,8 @@ class Plan:
             "worker_bytes": {str(size): self.worker_bytes(size) for size in self.slices},
             "choices": {str(size): asdict(choice) for size in self.slices if (choice := self.choice(size))},
             "exactness": self.exactness,
+            "strategies": [{**asdict(candidate), "mesh": candidate.mesh.model_dump()} for candidate in self.candidates],
+            "proposal": self.proposal and {"strategy": self.proposal[0].name, "why": self.proposal[1]},
         }
 
 
@@ -114,6 +118,9 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     report = dataset.report
     batches, problem = _batches(spec, dataset)
     model = None if isinstance(spec.model.backbone, CustomBackbone) else _model(spec, dataset)
+    memory = None if model is None else _memory(spec, dataset, model)
+    device, most = _device(spec), fit(spec, spec.parallel.workers.max).workers
+    found = () if memory is None or model is None else tuple(candidates(facts_of(spec, model, memory), most))
     return Plan(
         spec=spec,
         splits={name: SplitSize(report.classes[name], report.images[name]) for name in report.images},
@@ -123,8 +130,10 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
         slices={size: _slices(size, spec.batch.virtual_workers) for size in world_sizes(spec)},
         parameters=None if model is None else sum(p.numel() for p in model.parameters()),
         trained_parameters=None if model is None else sum(p.numel() for p in _trained(model)),
-        memory=None if model is None else _memory(spec, dataset, model),
-        device=_device(spec),
+        memory=memory,
+        device=device,
+        candidates=found,
+        proposal=choose_strategy(list(found), worker_share(spec, most, device)) if found else None,
     )
 
 
@@ -148,7 +157,7 @@ def _slices(world_size: int, num_slices: int) -> list[list[int]]:
     return [list(share(rank, world_size, num_slices)) for rank in range(world_size)]
 
 
-def _model(spec: JobSpec, dataset: Dataset) -> nn.Module:
+def _model(spec: JobSpec, dataset: Dataset) -> EmbeddingModel:
     model = build_model(spec.model, dataset.input_shape, spec.seed)
     check_inputs(spec.model, model, dataset.preprocessing)
     return model
@@ -169,13 +178,3 @@ def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
     kind = dataset.preprocessing.type
     activations = kept_by_forward(model, shape, spec.parallel.precision, kind)
     return memory_of(spec, model, activations, kind.itemsize * math.prod(shape))
-
-
-def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str, kind: torch.dtype = torch.float32) -> int:
-    """Bytes that autograd keeps for the backward pass of inputs of this shape and type, parameters left out."""
-    saved = SavedBytes(model)
-    # float16 is slow on a CPU: bfloat16 is as wide.
-    low = torch.autocast("cpu", torch.bfloat16) if precision in AUTOCAST else nullcontext()
-    with saved.counting(), low:
-        model.train()(torch.zeros(shape, dtype=kind))
-    return saved.total * (2 if precision == "float64" else 1)

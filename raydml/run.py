@@ -29,7 +29,7 @@ from raydml.errors import (
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
-from raydml.parallel import Group, fit
+from raydml.parallel import Group, fit, unit
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
 from raydml.runs import home as default_home
@@ -87,9 +87,10 @@ def train(
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
-    """The spec with `workers.max` rounded down to what the strategy can use."""
-    most = fit(spec, spec.parallel.workers.max).workers
-    workers = spec.parallel.workers.model_copy(update={"max": most})
+    """The spec with `workers.max` rounded down to what the strategy can use, and `min` raised to it."""
+    wanted = spec.parallel.workers
+    most = fit(spec, wanted.max).workers
+    workers = wanted.model_copy(update={"max": most, "min": max(wanted.min, unit(spec))})
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
