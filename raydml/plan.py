@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +14,8 @@ from raydml.errors import DataError
 from raydml.membership import share
 from raydml.models import EmbeddingModel, build_model, check_inputs
 from raydml.parallel import fit, world_sizes
-from raydml.parallel.estimate import Candidate, candidates, choose_strategy, facts_of
-from raydml.parallel.memory import Memory, choose, kept_by_forward, memory_of, worker_share
+from raydml.parallel.estimate import Candidate, candidates, choose_strategy, facts_of, measured, with_strategy
+from raydml.parallel.memory import Memory, choose, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
 
@@ -118,9 +117,12 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     report = dataset.report
     batches, problem = _batches(spec, dataset)
     model = None if isinstance(spec.model.backbone, CustomBackbone) else _model(spec, dataset)
-    memory = None if model is None else _memory(spec, dataset, model)
+    memory = None if model is None else measured(spec, model, dataset.preprocessing.type)
     device, most = _device(spec), fit(spec, spec.parallel.workers.max).workers
-    found = () if memory is None or model is None else tuple(candidates(facts_of(spec, model, memory), most))
+    found = () if memory is None or model is None else tuple(candidates(facts_of(spec, model, memory, device), most))
+    proposal = choose_strategy(list(found), worker_share(spec, most, device)) if found else None
+    if spec.parallel.strategy == "auto" and proposal is not None:
+        spec = with_strategy(spec, proposal[0])
     return Plan(
         spec=spec,
         splits={name: SplitSize(report.classes[name], report.images[name]) for name in report.images},
@@ -133,7 +135,7 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
         memory=memory,
         device=device,
         candidates=found,
-        proposal=choose_strategy(list(found), worker_share(spec, most, device)) if found else None,
+        proposal=proposal,
     )
 
 
@@ -171,10 +173,3 @@ def _device(spec: JobSpec) -> torch.device:
     """Where workers would run on this machine."""
     wanted = spec.parallel.device
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
-    shape = (spec.batch.slice_size, *dataset.input_shape)
-    kind = dataset.preprocessing.type
-    activations = kept_by_forward(model, shape, spec.parallel.precision, kind)
-    return memory_of(spec, model, activations, kind.itemsize * math.prod(shape))

@@ -432,11 +432,12 @@ class PipelineSpec(Frozen):
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp", "feature", "fsdp", "tensor", "pipeline"] = Field(
+    strategy: Literal["ddp", "feature", "fsdp", "tensor", "pipeline", "auto"] = Field(
         "ddp",
         description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
         "tensor: workers share each layer; pipeline: each has some layers, which tensor may share again; "
-        "feature: the columns of a linear backbone are shared out, each worker with those input features of all rows",
+        "feature: the columns of a linear backbone are shared out, each worker with those input features of all rows; "
+        "auto: as `raydml plan` proposes for workers.max",
     )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
     mesh: MeshSpec = Field(default_factory=lambda: MeshSpec(), description="the axes of the strategies beside ddp")

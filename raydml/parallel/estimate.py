@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.models import EmbeddingModel, chain
 from raydml.parallel.fsdp import blocks
-from raydml.parallel.memory import Memory
+from raydml.parallel.memory import Memory, kept_by_forward, memory_of, worker_share
 from raydml.parallel.pipeline import example_of
 from raydml.parallel.randomness import STATE_BYTES
 from raydml.parallel.split_layers import Splitter
@@ -54,6 +55,12 @@ class Facts:
     model: EmbeddingModel
     memory: Memory
     flops: float
+    device: torch.device
+
+    @property
+    def scattering(self) -> int:
+        """What a reduce-scatter sends, over a gather of as much: gloo sums on all workers, and each keeps its part."""
+        return 1 if self.device.type == "cuda" else 2
 
     @property
     def width(self) -> int:
@@ -79,14 +86,14 @@ def _part(workers: int) -> float:
     return (workers - 1) / workers
 
 
-def facts_of(spec: JobSpec, model: EmbeddingModel, memory: Memory) -> Facts:
+def facts_of(spec: JobSpec, model: EmbeddingModel, memory: Memory, device: torch.device) -> Facts:
     """Counts the operations of the forward pass of one row of zeros."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example_of(model))
-    return Facts(spec, model, memory, counter.get_total_flops())
+    return Facts(spec, model, memory, counter.get_total_flops(), device)
 
 
 def candidates(facts: Facts, workers: int) -> list[Candidate]:
@@ -125,6 +132,29 @@ def choose_strategy(found: list[Candidate], share: int) -> tuple[Candidate, str]
     )
 
 
+def with_strategy(spec: JobSpec, chosen: Candidate) -> JobSpec:
+    """The spec with a candidate's strategy and mesh."""
+    parallel = spec.parallel.model_copy(update={"strategy": chosen.strategy, "mesh": chosen.mesh})
+    return spec.model_copy(update={"parallel": parallel})
+
+
+def measured(spec: JobSpec, model: EmbeddingModel, kind: torch.dtype) -> Memory:
+    """The training state of a model, after one forward pass of a slice of zeros of this type."""
+    shape = (spec.batch.slice_size, *model.input_shape)
+    activations = kept_by_forward(model, shape, spec.parallel.precision, kind)
+    return memory_of(spec, model, activations, kind.itemsize * prod(shape))
+
+
+def resolved(spec: JobSpec, model: EmbeddingModel, kind: torch.dtype, device: torch.device) -> tuple[JobSpec, str]:
+    """A spec that says `auto`, with the strategy that its most workers are proposed; and why."""
+    most = spec.parallel.workers.max
+    found = candidates(
+        facts_of(spec, model, measured(spec, model, kind), device), min(most, spec.batch.virtual_workers)
+    )
+    chosen, why = choose_strategy(found, worker_share(spec, most, device))
+    return with_strategy(spec, chosen), f"strategy {chosen.name}: {why}"
+
+
 def _ddp(facts: Facts, empty: Candidate) -> Candidate:
     workers, memory = empty.workers, facts.memory
     slices = facts.slices(workers)
@@ -142,7 +172,8 @@ def _fsdp(facts: Facts, empty: Candidate) -> Candidate:
     lasting = (memory.parameters + 2 * memory.gradients + memory.optimizer) // workers
     held = lasting + 2 * block + memory.activations_per_slice + slices * memory.inputs_per_slice
     # Recomputed slice by slice: each is gathered for its two forward passes and its backward pass, and summed up.
-    sent = slices * _part(workers) * (3 * memory.parameters + memory.gradients) + facts.gathered(workers)
+    a_slice = 3 * memory.parameters + facts.scattering * memory.gradients
+    sent = slices * _part(workers) * a_slice + facts.gathered(workers)
     flops = 4 * facts.flops * facts.slice_size * slices
     return replace(empty, memory=held, sent=int(sent), flops=int(flops))
 
@@ -172,24 +203,27 @@ def _tensor(facts: Facts, empty: Candidate) -> Candidate:
     PLANS[spec.model.backbone.kind](facts.model, plan)
     cut = sum(_numbers(layer) for layer in (*plan.columns, *plan.rows)) / max(1, _numbers(facts.model))
     left = 1 - cut + cut / size  # of all parameters, what a worker holds
-    summed = _numbers_through(facts.model, plan.columns, plan.rows) * facts.width * facts.slice_size
+    # Recomputed: second layers are summed in both forward passes, gradients before the first layers in the backward.
+    columns = _numbers_through(facts.model, plan.columns, columns=True)
+    rows = _numbers_through(facts.model, plan.rows, columns=False)
+    summed = 2 * _part(size) * (2 * rows + columns) * facts.width * facts.slice_size
     lasting = left * (memory.parameters + 2 * memory.gradients + memory.optimizer)
     held = lasting + slices * memory.inputs_per_slice + memory.activations_per_slice
-    sent = slices * 3 * _part(size) * summed + 2 * _part(data) * left * memory.gradients + facts.gathered(data)
+    sent = slices * summed + 2 * _part(data) * left * memory.gradients + facts.gathered(data)
     flops = left * 4 * facts.flops * facts.slice_size * slices
     return replace(empty, memory=int(held), sent=int(sent), flops=int(flops))
 
 
 @torch.no_grad()
-def _numbers_through(model: EmbeddingModel, columns: list[Any], rows: list[Any]) -> int:
-    """Of one row of inputs: numbers that go into the first layers of the pairs, and that come out of the second."""
+def _numbers_through(model: EmbeddingModel, layers: list[Any], *, columns: bool) -> int:
+    """Of one row of inputs: numbers that go into layers that are given them (columns), or come out of the others."""
     found = 0
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal found
-        found += inputs[0].numel() if any(layer is column for column in columns) else output.numel()
+        found += (inputs[0] if columns else output).numel()
 
-    handles = [layer.register_forward_hook(note) for layer in (*columns, *rows)]
+    handles = [layer.register_forward_hook(note) for layer in layers]
     model.eval()(example_of(model))
     for handle in handles:
         handle.remove()

@@ -72,4 +72,5 @@ _FITS: dict[str, Callable[[JobSpec, int], Fit]] = {
     "fsdp": _whole_meshes,
     "tensor": _whole_meshes,
     "pipeline": _whole_meshes,
+    "auto": _any_up_to_the_slices,
 }
