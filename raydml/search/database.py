@@ -42,11 +42,13 @@ CREATE TABLE field_values (field TEXT NOT NULL, kind TEXT NOT NULL, value, key I
 
 
 def crc(*values: Any) -> int:
-    """CRC-32 over the values; bytes as they are, the rest as JSON."""
-    total = 0
-    for value in values:
-        total = zlib.crc32(value if isinstance(value, bytes) else json.dumps(value).encode(), total)
-    return total
+    """CRC-32 over integers and texts, as Python writes them."""
+    return zlib.crc32(repr(values).encode())
+
+
+def blob_crc(*values: int | bytes) -> int:
+    """CRC-32 over integers and bytes."""
+    return crc(*(zlib.crc32(value) if isinstance(value, bytes) else value for value in values))
 
 
 def checked(folder: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:

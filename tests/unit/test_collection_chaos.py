@@ -119,7 +119,7 @@ def is_there(root: Path, state: State) -> bool:
     if dict(Aliases(root).current().collections) != state["aliases"]:
         return False
     with Collection.open(root / "c") as collection:
-        collection.verify()
+        collection.check()
         items = collection.scroll(limit=10 * NAMES)
         if {item.id: item.payload["version"] for item in items} != state["points"]:
             return False

@@ -15,7 +15,7 @@ from raydml.search.segments import SEGMENTS, Segment
 from raydml.search.view import View
 
 
-def verify(reading: Reading) -> None:
+def check(reading: Reading) -> None:
     """Check the database's structure, every row's checksum, every file's SHA-256, and that they agree."""
     folder, connection = reading.view.folder, reading.connection
     problems = [problem for (problem,) in connection.execute("PRAGMA integrity_check").fetchall()]
