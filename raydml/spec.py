@@ -353,11 +353,69 @@ class TolerateSpec(Frozen):
     )
 
 
+class MeshSpec(Frozen):
+    """Workers as a grid of named axes; their number is data x tensor x pipeline."""
+
+    data: int = Field(-1, ge=-1, le=1024, description="workers with slices of their own; -1: all that there are")
+    shard: int = Field(
+        -1, ge=-1, le=1024, description="of fsdp: workers of the data axis that share a copy of the model; -1: all"
+    )
+    tensor: int = Field(1, ge=1, le=1024, description="workers that share each layer")
+    pipeline: int = Field(1, ge=1, le=1024, description="stages that the layers are cut into")
+
+    @field_validator("data", "shard")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("0 workers: write -1 for all that there are, or a number from 1 on")
+        return value
+
+    @property
+    def cell(self) -> int:
+        """Workers that hold one copy of the model, and the same slices."""
+        return self.tensor * self.pipeline
+
+
+class NoCompression(Frozen):
+    """Gradients travel as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class HalfGradients(Frozen):
+    """Gradients and their partial sums are rounded to 16 bits; fp16 ends at 65,504 and at 6e-8, bf16 has 8 bits."""
+
+    kind: Literal["fp16", "bf16"]
+
+
+class PowerSgd(Frozen):
+    """Matrices travel as two thin ones, with error feedback and a warm start (Vogels et al., NeurIPS 2019)."""
+
+    kind: Literal["powersgd"] = "powersgd"
+    rank: int = Field(4, ge=1, le=1024, description="columns of the thin matrices")
+
+
+class TopK(Frozen):
+    """The largest entries of each slice's gradient travel, the others wait in a residual (error feedback)."""
+
+    kind: Literal["topk"] = "topk"
+    share: float = Field(0.01, gt=0, lt=1, description="part of all entries that a slice sends")
+
+
+CompressionSpec = Annotated[NoCompression | HalfGradients | PowerSgd | TopK, Field(discriminator="kind")]
+
+
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp"] = Field("ddp", description="data parallel over virtual workers")
+    strategy: Literal["ddp", "feature", "fsdp"] = Field(
+        "ddp",
+        description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
+        "feature: the columns of a linear backbone are, each worker with those input features of all rows",
+    )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
+    mesh: MeshSpec = Field(default_factory=lambda: MeshSpec(), description="the axes of the strategies beside ddp")
+    offload: bool = Field(False, description="fsdp: parameters, gradients and moments wait in the host's memory")
     numerics: Literal["bitwise", "fast"] = Field(
         "bitwise", description="fixed-tree reduction (the same bits for any workers) or plain all-reduce (exact)"
     )
@@ -366,8 +424,18 @@ class ParallelSpec(Frozen):
         description="keep the graphs of all own slices, or recompute them one at a time (the same bits, one slice's "
         "activations, a second forward); auto: keep what fits into half of a worker's memory",
     )
+    exchange: Literal["gather", "ring", "auto"] = Field(
+        "auto",
+        description="embeddings of a batch: all on every worker, or around a ring of workers, each with its share (the "
+        "same bits); auto: around a ring from 64 MiB on, where the loss can",
+    )
     precision: Literal["float32", "bf16", "fp16", "float64"] = Field(
         "float32", description="of the model; losses never run below float32; fp16 scales the loss, and skips overflows"
+    )
+    compression: CompressionSpec = Field(
+        default_factory=lambda: NoCompression(),
+        description="of the gradients that ddp sums over workers: a word alone, none, fp16, bf16, powersgd or topk, is "
+        "the kind",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU per worker where the cluster has them"
@@ -379,6 +447,52 @@ class ParallelSpec(Frozen):
         3.0, ge=1, le=3600, description="seconds without a sign of life after which a worker counts as lost"
     )
     tolerate: TolerateSpec = Field(default_factory=lambda: TolerateSpec(), description="what the run outlives")
+
+    @field_validator("compression", mode="before")
+    @classmethod
+    def _a_word_is_the_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _gradients_of_single_slices_are_compressed(self) -> Self:
+        kind = self.compression.kind
+        if kind != "none" and (self.strategy != "ddp" or self.numerics == "fast"):
+            raise ValueError(
+                f"compression: {kind} is for the slices' gradients of strategy ddp with numerics: bitwise, not for "
+                f"{self.strategy} with {self.numerics}"
+            )
+        if kind in ("powersgd", "topk") and self.precision == "fp16":
+            raise ValueError(
+                f"compression: {kind} keeps what it leaves out for later steps, and precision: fp16 scales each step's "
+                "gradients anew: choose bf16 or float32, or compression: fp16"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_what_the_strategy_uses(self) -> Self:
+        used = MESH_AXES[self.strategy]
+        for axis in ("shard", "tensor", "pipeline"):
+            length = getattr(self.mesh, axis)
+            if length != MeshSpec.model_fields[axis].default and axis not in used:
+                fitting = [name for name, axes in MESH_AXES.items() if axis in axes]
+                raise ValueError(
+                    f"mesh.{axis} = {length} is not for strategy {self.strategy}: leave it out, or choose "
+                    f"{' or '.join(fitting)}"
+                )
+        if self.offload and self.strategy != "fsdp":
+            raise ValueError(f"offload is for strategy fsdp, not for {self.strategy}")
+        if self.strategy != "ddp" and self.precision == "fp16":
+            raise ValueError(
+                f"precision: fp16 runs a step that overflows again in float32, and {self.strategy} holds the model in "
+                f"one precision: choose bf16, which needs no loss scale, or strategy ddp"
+            )
+        if self.mesh.cell > 1 and self.balance == "measured":
+            raise ValueError("balance: measured deals slices to single workers: leave it out, or choose ddp or fsdp")
+        return self
+
+
+# The axes of the mesh that each strategy uses, beside data.
+MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "feature": (), "fsdp": ("shard",)}
 
 
 class Sgd(Frozen):
@@ -565,10 +679,12 @@ class JobSpec(Frozen):
 
     @model_validator(mode="after")
     def _every_worker_has_a_slice(self) -> Self:
-        if self.parallel.workers.min > self.batch.virtual_workers:
+        cell = self.parallel.mesh.cell
+        if self.parallel.workers.min > self.batch.virtual_workers * cell:
             raise ValueError(
                 f"parallel.workers.min = {self.parallel.workers.min} is more than batch.virtual_workers = "
-                f"{self.batch.virtual_workers}: a worker needs at least one slice, raise virtual_workers or lower min"
+                f"{self.batch.virtual_workers}{f' x {cell} workers that hold the same slices' if cell > 1 else ''}: "
+                f"a worker needs at least one slice, raise virtual_workers or lower min"
             )
         return self
 
@@ -587,6 +703,25 @@ class JobSpec(Frozen):
             raise ValueError(
                 "parallel.memory: recompute runs slices one at a time, and batch_norm: synchronised needs them all at "
                 "once: choose memory: keep, or batch_norm: per_slice or group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_of_a_linear_map_are_cut(self) -> Self:
+        kind, precision = self.model.backbone.kind, self.parallel.precision
+        if self.parallel.strategy == "feature" and (kind != "linear" or precision not in ("float32", "float64")):
+            raise ValueError(
+                f"parallel.strategy: feature cuts a linear metric in float32 or float64 by input features, and this is "
+                f"{kind} in {precision}: choose model.backbone.kind: linear, or strategy ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_that_meet_have_one_gradient(self) -> Self:
+        if self.model.batch_norm == "synchronised" and self.parallel.compression.kind != "none":
+            raise ValueError(
+                f"parallel.compression: {self.parallel.compression.kind} compresses the gradient of each slice, and "
+                "batch_norm: synchronised has one of all: choose batch_norm: per_slice or group"
             )
         return self
 
@@ -615,30 +750,54 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_that_catch_up_know_every_step(self) -> Self:
+        rate = getattr(getattr(self.loss, "class_parallel", None), "sample_rate", 1)
+        if rate < 1 and self.parallel.precision == "fp16":
+            raise ValueError(
+                f"loss.class_parallel.sample_rate = {rate} lets class vectors catch up with the steps that they "
+                "missed, and precision: fp16 skips steps: choose bf16 or float32, or sample_rate: 1"
+            )
+        return self
+
     @property
-    def exactness(self) -> Literal["bitwise", "exact"]:
-        """The level of DESIGN's first promise that this spec reaches."""
+    def exactness(self) -> Literal["bitwise", "exact", "compressed"]:
+        """The level of DESIGN's first promise that this spec reaches; compressed: the same bits of a rounded sum."""
+        if self.parallel.compression.kind != "none":
+            return "compressed"
         plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
+        plain = plain or self.parallel.strategy not in ("ddp", "feature")
         return "exact" if plain else "bitwise"
 
     @property
     def state(self) -> Literal["replicated", "sharded"]:
         """Whether every worker holds the whole state, or parts of it only, which checkpoints hand over."""
-        return "replicated" if self.parallel.strategy == "ddp" else "sharded"
+        residuals = self.parallel.compression.kind in ("powersgd", "topk")
+        apart = self.parallel.strategy != "ddp" or self.classes_on_owners or residuals
+        return "sharded" if apart else "replicated"
+
+    @property
+    def classes_on_owners(self) -> bool:
+        """Whether the loss keeps something of each class on one worker only."""
+        losses = (self.loss, getattr(self.loss, "center", None))
+        return any(bool(getattr(loss, "class_parallel", None)) for loss in losses)
 
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
         Not in it: the name, where the data lies, workers' numbers, memory, shares and losses, loader processes, what is
-        kept, measured and said.
+        kept, measured and said; nor the strategy and its mesh, which load each other's checkpoints: they round
+        differently, and a run records its level.
         """
         beside = {"name": True, "evaluate": True, "watch": True, "index": True}
         document = self.model_dump(mode="json", exclude=beside)
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):
             del document["parallel"]["workers"][name]
-        for name in ("memory", "balance", "patience", "tolerate"):
+        for name in ("memory", "exchange", "balance", "patience", "tolerate"):
             del document["parallel"][name]  # the same bits
+        for name in ("strategy", "mesh", "offload"):
+            del document["parallel"][name]
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)
         (document["data"].get("text") or {}).pop("path", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raydml.data import Preprocessing
 from raydml.errors import CheckpointError, DataError, SpecError
-from raydml.files import sha256_file, whole_folder, write_json
+from raydml.files import digest_of_json, sha256_file, whole_folder, write_json
 from raydml.models.embedding import EmbeddingModel, as_input, build_model
 from raydml.models.transformers_backbone import TransformersBackbone
 from raydml.spec import CustomBackbone, ModelSpec
@@ -38,6 +38,11 @@ class Embedder:
         """Whether inputs are texts."""
         return self.preprocessing.kind == "tokens"
 
+    @property
+    def preprocessing_digest(self) -> str:
+        """SHA-256 of how inputs become tensors."""
+        return digest_of_json(self.preprocessing.to_dict())
+
     def embed(self, inputs: Sequence[Any]) -> np.ndarray:
         """Images (paths, PIL images, uint8 arrays), texts or vectors, as the model takes -> (n, dimension) float32."""
         if isinstance(inputs, str):
@@ -57,10 +62,19 @@ def embed_tensors(model: nn.Module, inputs: Tensor, chunk: int = CHUNK) -> Tenso
 
 
 def save_model(
-    folder: Path, model: EmbeddingModel, spec: ModelSpec, input_shape: tuple[int, ...], preprocessing: Preprocessing
+    folder: Path,
+    model: EmbeddingModel,
+    spec: ModelSpec,
+    input_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> str:
-    """Write the folder whole or not at all; returns the SHA-256 of its weights file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    """Write the folder whole or not at all; returns the SHA-256 of its weights file.
+
+    tensors: the whole ones of a model that lies here in part.
+    """
+    tensors = model.state_dict() if tensors is None else tensors
+    weights = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with whole_folder(folder) as draft:
         (draft / WEIGHTS).write_bytes(save(weights))
         digest = sha256_file(draft / WEIGHTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.models import as_input, has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
+from raydml.parallel.compression import Leaf, build_reducer
 from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
-from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
+from raydml.parallel.reduction import add, plain_sum
 from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
@@ -39,15 +40,19 @@ class DataParallel:
     With synchronised batch norm all own slices go through the model at once, for their layers must meet.
     """
 
-    spread: Spread | None = None
+    spread: Spread | None = None  # each worker holds the whole model
+    in_step = False
 
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
-        self.model = model
+        self.model = self.held = model.to(device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._spec, self._group, self._device = spec, group, device
         self._norms = convert_batch_norm(model, spec.model.batch_norm, group)
         self._together = spec.model.batch_norm == "synchronised"
-        self._bitwise = spec.exactness == "bitwise"
+        self._bitwise = spec.exactness != "exact"  # the tree of slices; compressed or not
+        self._reducer = build_reducer(spec.parallel.compression, spec.seed, self.parameters, group)
+        self.sharded = self._reducer.sharded
+        self.sent = 0  # bytes that this worker sent for the gradients of the last step
         self._generators: list[torch.Generator] = []
         if self._together:
             convert_dropout(model, self._generators)
@@ -104,10 +109,14 @@ class DataParallel:
             saved = SavedBytes(self.model)
             with saved.counting():
                 run = self._slice(slot, precision)
-            self._memory = memory_of(self._spec, self.model, saved.total, self._inputs[slot].nbytes)
+            self._memory = self._measured(saved.total, self._inputs[slot].nbytes)
         else:
             run = self._slice(slot, precision)
         self._hold(run, kept=self._keeps())
+
+    def _measured(self, activations: int, inputs: int) -> Memory:
+        """What training holds, where the forward of a slice of `inputs` bytes keeps `activations` bytes."""
+        return memory_of(self._spec, self.model, activations, inputs)
 
     def _keeps(self) -> bool:
         """Whether graphs wait for the pullback, with the slices and workers that there are now."""
@@ -154,16 +163,20 @@ class DataParallel:
         """
         parts = torch.split(cotangents, [len(rows) for rows in self._seen])
         if self._bitwise:
-            accumulator = TreeAccumulator(self._group.num_slices)
-            for slot, index in enumerate(self._group.owned):
-                accumulator.add(index, self._leaf(slot, parts[slot]))
-            total = tree_sum(accumulator, self._group)
+            before = self._group.sent
+            gradients, self._reduced = self._reducer.total(self._leaves(parts))
+            self.sent = self._group.sent - before
         else:
             total = self._plain(parts)
+            gradients, self._reduced = total[: len(self.parameters)], total[len(self.parameters) :]
         self._begin((), self._step)
+        return gradients
+
+    def _leaves(self, parts: Sequence[Tensor]) -> Iterator[Leaf]:
         count = len(self.parameters)
-        self._reduced = total[count:]
-        return total[:count]
+        for slot, index in enumerate(self._group.owned):
+            leaf = self._leaf(slot, parts[slot])
+            yield index, leaf[:count], leaf[count:]
 
     def _leaf(self, slot: int, cotangent: Tensor) -> list[Tensor]:
         """Gradients and statistics of one slice."""
@@ -194,8 +207,13 @@ class DataParallel:
         pairs = zip(gradients, self.parameters, strict=True)
         return [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in pairs]
 
+    def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """L2 norm, shape (), of all gradients of the model and of the loss's own weights."""
+        return nn.utils.get_total_norm([*gradients, *weights])
+
     def commit(self) -> None:
-        """Move the running statistics: the mean over slices of each slice's statistics."""
+        """Move the running statistics: the mean over slices of each slice's; remember what compression left out."""
+        self._reducer.commit()
         parts = 1 if self._together else self._group.num_slices
         for position, norm in enumerate(self._moved):
             mean, variance = self._reduced[2 * position : 2 * position + 2]

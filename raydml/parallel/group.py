@@ -11,9 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn import functional
 
 from raydml.membership import share
+from raydml.parallel.mesh import mesh_of
+from raydml.spec import MeshSpec
 
 
 class PeerLost(Exception):
@@ -29,26 +32,17 @@ def talking() -> Iterator[None]:
         raise PeerLost(str(error)) from error
 
 
-class Group:
-    """One process's place among W workers that share V slices; with W = 1 nothing is communicated.
+class Peers:
+    """One process's place among some workers that talk to each other; alone it communicates nothing.
 
-    `num_slices` is V. The default process group of torch.distributed must span exactly these workers when W > 1.
-    Every method that communicates raises PeerLost where another worker is gone. Models and strategies hold the group,
-    and the group moves: after `move` they run among other workers, with other slices.
+    `processes` is their process group of torch.distributed, None for the default one. Every method that communicates
+    raises PeerLost where another worker is gone.
     """
 
-    def __init__(self, rank: int, size: int, num_slices: int) -> None:
-        self.num_slices = num_slices
+    def __init__(self, rank: int, size: int, processes: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self.processes = rank, size, processes
+        self.sent = 0  # bytes to other workers so far, in gathers, exchanges and sums over the tree
         self.waited = 0.0  # seconds in collectives so far: what a slow worker costs the others
-        self.move(rank, [len(share(other, size, num_slices)) for other in range(size)])
-
-    def move(self, rank: int, deal: Sequence[int]) -> None:
-        """Take another place: the rank among len(deal) workers, which hold that many slices each, in rank order."""
-        assert sum(deal) == self.num_slices and min(deal) > 0, (deal, self.num_slices)
-        self.rank = rank
-        self.size = len(deal)
-        ends = list(accumulate(deal))
-        self._shares = [range(end - count, end) for end, count in zip(ends, deal, strict=True)]
 
     @contextmanager
     def collective(self) -> Iterator[None]:
@@ -58,28 +52,14 @@ class Group:
             yield
         self.waited += time.perf_counter() - started
 
-    @property
-    def owned(self) -> range:
-        """The slices of this worker."""
-        return self._shares[self.rank]
-
-    def share(self, rank: int) -> range:
-        """The slices of a worker."""
-        return self._shares[rank]
-
     def vote(self, wishes: Sequence[bool] = ()) -> list[bool]:
         """Returns once every worker has called it: which of the wishes any of them has."""
         if self.size == 1:
             return list(wishes)
-        told = torch.tensor([0, *map(int, wishes)], device=self._device)
+        told = torch.tensor([0, *map(int, wishes)], device=self.device)
         with self.collective():
-            dist.all_reduce(told, dist.ReduceOp.MAX)
+            dist.all_reduce(told, dist.ReduceOp.MAX, group=self.processes)
         return [bool(wish) for wish in told[1:].tolist()]
-
-    def gather_slices(self, local: Tensor) -> Tensor:
-        """This worker's rows (own slices x S, ...) -> all rows (V x S, ...) in slice order; no gradient flows."""
-        rows = local.shape[0] // len(self.owned)
-        return self.gather_rows(local, [len(self.share(rank)) * rows for rank in range(self.size)])
 
     def gather_rows(self, local: Tensor, counts: list[int]) -> Tensor:
         """(counts[rank], ...) of each worker -> (sum(counts), ...) on every worker, in rank order.
@@ -92,18 +72,50 @@ class Group:
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
         padded = functional.pad(local, padding).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
+        self.sent += padded.nbytes * (self.size - 1)
         with self.collective():
-            dist.all_gather_into_tensor(everything, padded)
+            dist.all_gather_into_tensor(everything, padded, group=self.processes)
         if longest == min(counts):
             return everything
         parts = torch.split(everything, longest)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    def exchange(self, rows: Tensor, given: list[int], taken: list[int]) -> Tensor:
+        """Rows (sum(given), ...), given[rank] of them for each worker -> (sum(taken), ...), from each in rank order."""
+        if self.size == 1:
+            return rows
+        received = rows.new_empty((sum(taken), *rows.shape[1:]))
+        self.sent += rows[0].nbytes * (sum(given) - given[self.rank]) if len(rows) else 0
+        with self.collective():
+            dist.all_to_all_single(received, rows.contiguous(), taken, given, group=self.processes)
+        return received
+
+    def shift(self, rows: Tensor, distance: int, count: int) -> Tensor:
+        """Rows for the worker `distance` places on, cyclically -> those (count, ...) of the worker as far back."""
+        given, taken = [0] * self.size, [0] * self.size
+        given[(self.rank + distance) % self.size] = len(rows)
+        taken[(self.rank - distance) % self.size] = count
+        return self.exchange(rows, given, taken)
+
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""
         if self.size > 1:
             with self.collective():
-                dist.all_reduce(value)
+                dist.all_reduce(value, group=self.processes)
+        return value
+
+    def share_out(self, value: Tensor, source: int) -> Tensor:
+        """The value of the worker `source` on all of them; written over the others' tensors of the same shape."""
+        if self.size > 1:
+            with self.collective():
+                dist.broadcast(value, group=self.processes, group_src=source)
+        return value
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """The largest of all workers' values, element by element, in place; exact in any order."""
+        if self.size > 1:
+            with self.collective():
+                dist.all_reduce(value, dist.ReduceOp.MAX, group=self.processes)
         return value
 
     def objects(self, value: Any) -> list[Any]:
@@ -112,9 +124,95 @@ class Group:
             return [value]
         values: list[Any] = [None] * self.size
         with self.collective():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.processes)
         return values
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where tensors lie that travel between workers."""
         return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+class Group(Peers):
+    """One process's place among W workers that share V slices; with W = 1 nothing is communicated.
+
+    `num_slices` is V. The default process group of torch.distributed must span exactly these workers when W > 1.
+    Models and strategies hold the group, and the group moves: after `move` and `connect` they run among other workers,
+    with other slices.
+
+    Where `axes` share a model out over several workers, those hold the same slices; `data` is this worker's group of
+    workers that hold different ones, and rows are gathered there. Without such axes `data` is the group itself.
+    """
+
+    def __init__(self, rank: int, size: int, num_slices: int, axes: MeshSpec | None = None) -> None:
+        super().__init__(rank, size)
+        self.num_slices = num_slices
+        self.axes = axes or MeshSpec()
+        self.data = self if self.axes.cell == 1 else Group(0, 1, num_slices)
+        self._device_mesh: DeviceMesh | None = None
+        self.move(rank, [len(share(other, size, self.seats)) for other in range(size)])
+
+    @property
+    def seats(self) -> int:
+        """The most workers that can be used: V, times the workers that hold the same slices."""
+        return self.num_slices * self.axes.cell
+
+    def move(self, rank: int, deal: Sequence[int]) -> None:
+        """Take another place: the rank among len(deal) workers, which hold that many slices each, in rank order.
+
+        Of workers that share a model out, those with the same data coordinate hold its equal share of the slices.
+        """
+        assert sum(deal) == self.seats and min(deal) > 0, (deal, self.seats)
+        self.rank = rank
+        self.size = len(deal)
+        self.mesh = mesh_of(self.axes, self.size)
+        self._device_mesh = None
+        if self.data is not self:
+            workers = self.mesh.length("data")
+            self.data.move(
+                self.mesh.place(rank)["data"], [len(share(other, workers, self.num_slices)) for other in range(workers)]
+            )
+            return
+        ends = list(accumulate(deal))
+        self._shares = [range(end - count, end) for end, count in zip(ends, deal, strict=True)]
+
+    def connect(self) -> None:
+        """Form the process groups of the mesh's axes; all workers call it, once the default one is formed."""
+        if len(self.mesh.axes) == 1:
+            return
+        with self.collective():
+            self._device_mesh = self._grid()
+        if self.data is not self:
+            self.data.processes = self._device_mesh.get_group("data")
+
+    def _grid(self) -> DeviceMesh:
+        return init_device_mesh(self.device.type, self.mesh.lengths, mesh_dim_names=self.mesh.axes)
+
+    @property
+    def device_mesh(self) -> DeviceMesh:
+        """The mesh as torch knows it; of W > 1 workers that are connected."""
+        if self._device_mesh is None:
+            assert len(self.mesh.axes) == 1, "connect() forms the axes"
+            self._device_mesh = self._grid()  # a single axis is the default process group
+        return self._device_mesh
+
+    def peers(self, axis: str) -> Peers:
+        """The workers along one axis of the mesh; this worker alone where there is no such axis."""
+        if self.mesh.length(axis) == 1:
+            return Peers(0, 1)
+        return Peers(self.mesh.place(self.rank)[axis], self.mesh.length(axis), self.device_mesh.get_group(axis))
+
+    @property
+    def owned(self) -> range:
+        """The slices of this worker."""
+        return self.data.share(self.data.rank)
+
+    def share(self, rank: int) -> range:
+        """The slices of a worker."""
+        return self._shares[rank] if self.data is self else self.data.share(self.mesh.place(rank)["data"])
+
+    def gather_slices(self, local: Tensor) -> Tensor:
+        """This worker's rows (own slices x S, ...) -> all rows (V x S, ...) in slice order; no gradient flows."""
+        data = self.data
+        rows = local.shape[0] // len(data.owned)
+        return data.gather_rows(local, [len(data.share(rank)) * rows for rank in range(data.size)])

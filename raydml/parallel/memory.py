@@ -62,7 +62,7 @@ def memory_of(spec: JobSpec, model: nn.Module, activations: int, inputs: int) ->
         optimizer=moments * trained,
         activations_per_slice=activations,
         inputs_per_slice=inputs,
-        tree=spec.exactness == "bitwise",
+        tree=spec.exactness in ("bitwise", "compressed"),
     )
 
 
@@ -83,7 +83,8 @@ class SavedBytes:
     """Counts the storages that autograd keeps for a backward pass, each once, the model's parameters left out."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        here = (value.to_local() if hasattr(value, "to_local") else value for value in model.parameters())
+        self._own = {value.untyped_storage().data_ptr() for value in here}
         self._kept: dict[int, int] = {}
         self._alive: list[Tensor] = []  # or the allocator would hand an address out twice
 
@@ -97,12 +98,14 @@ class SavedBytes:
         """Count within; afterwards only the graph itself holds what it kept."""
         with torch.autograd.graph.saved_tensors_hooks(self._remember, lambda tensor: tensor):
             yield
+        for tensor in self._alive:  # a layer that was gathered to run, and given up, takes nothing now
+            storage = tensor.untyped_storage()
+            self._kept[storage.data_ptr()] = storage.nbytes()
         self._alive.clear()
 
     def _remember(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._own:
-            self._kept[storage.data_ptr()] = storage.nbytes()
             self._alive.append(tensor)
         return tensor.detach()  # a graph that holds its own output would never be freed
 

@@ -16,20 +16,29 @@ from raydml.spec import JobSpec
 CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
 
 
-def embed_split(model: nn.Module, dataset: Dataset, items: np.ndarray, group: Group, dimension: int) -> np.ndarray:
-    """Embeddings of these items, (len(items), dimension), on every worker; the model runs in evaluation mode."""
+def embed_split(
+    model: nn.Module, dataset: Dataset, items: np.ndarray, group: Group, dimension: int, *, in_step: bool = False
+) -> np.ndarray:
+    """Embeddings of these items, (len(items), dimension), on every worker; the model runs in evaluation mode.
+
+    in_step: no worker can run the model alone, so those with fewer chunks run one of them again.
+    """
+    workers = group.data
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    parts = [
-        embed_tensors(model, dataset.tensors(chunks[index])) for index in share(group.rank, group.size, len(chunks))
-    ]
+    shares = [share(rank, workers.size, len(chunks)) for rank in range(workers.size)]
+    parts = [embed_tensors(model, dataset.tensors(chunks[index])) for index in shares[workers.rank]]
+    if in_step and chunks:
+        for _ in range(max(map(len, shares)) - len(parts)):
+            embed_tensors(model, dataset.tensors(chunks[0]))
     for module, training in was_training:
         module.training = training
-    sizes = [[len(chunks[index]) for index in share(rank, group.size, len(chunks))] for rank in range(group.size)]
+    sizes = [[len(chunks[index]) for index in own] for own in shares]
     parameter = next(model.parameters())
     own = torch.cat(parts) if parts else torch.empty(0, dimension, dtype=parameter.dtype)
-    return group.gather_rows(own.to(parameter.device), [sum(counts) for counts in sizes]).cpu().numpy()
+    own = own.to(workers.device) if workers.size > 1 else own
+    return workers.gather_rows(own, [sum(counts) for counts in sizes]).cpu().numpy()
 
 
 def measure_split(

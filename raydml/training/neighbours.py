@@ -18,14 +18,20 @@ BLOCK = 512  # classes compared at once: fixed, so that the bits do not depend o
 
 
 def class_means(
-    examples: Sequence[NDArray[np.int64]], model: nn.Module, dataset: Dataset, group: Group, dimension: int
+    examples: Sequence[NDArray[np.int64]],
+    model: nn.Module,
+    dataset: Dataset,
+    group: Group,
+    dimension: int,
+    *,
+    in_step: bool = False,
 ) -> Tensor:
     """(C, dimension) float64 mean embeddings, the same on every worker; the model runs in evaluation mode.
 
-    examples: of each class, positions among the training items.
+    examples: of each class, positions among the training items; in_step: as in `embed_split`.
     """
     items = dataset.indices("train")[np.concatenate(examples)]
-    embeddings = embed_split(model, dataset, items, group, dimension).astype(np.float64)
+    embeddings = embed_split(model, dataset, items, group, dimension, in_step=in_step).astype(np.float64)
     sizes = np.array([len(each) for each in examples])
     sums = np.add.reduceat(embeddings, np.cumsum(sizes) - sizes, axis=0)
     return torch.from_numpy(sums / sizes[:, None])

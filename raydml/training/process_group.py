@@ -13,11 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_group
+from torch.distributed.distributed_c10d import PrefixStore, Store, _world
 
-from raydml.membership import View
+from raydml.membership import View, share
 from raydml.parallel import Group
 from raydml.parallel.group import talking
+from raydml.spec import MeshSpec
 
 # Heartbeats find the dead; this is for what they cannot see: a live member that waits for something else.
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -50,13 +51,15 @@ class ProcessGroup:
             self._store = self._connect()
             names = PrefixStore(f"epoch-{view.epoch}", self._store)
             dist.init_process_group(self._backend, store=names, rank=group.rank, world_size=group.size, timeout=TIMEOUT)
+            group.connect()  # here, so that the sockets of the mesh's axes are known too
         self._own, self._before = set(_sockets()) - self._before, None
 
     def abort(self) -> None:
         """Make what the training thread does in the group fail, on this worker and through it on the others."""
         if self._backend == "nccl" and dist.is_initialized():
-            with suppress(RuntimeError):
-                _get_default_group().abort()
+            for processes in list(_world.pg_map):  # the default group and those of the mesh's axes
+                with suppress(RuntimeError):
+                    processes.abort()
         for inode, descriptor in _sockets().items():
             if inode in self._own or (self._before is not None and inode not in self._before):
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
@@ -72,12 +75,12 @@ class ProcessGroup:
 
 
 def fixed_group(
-    rank: int, size: int, num_slices: int, store: Store, backend: str = "gloo"
+    rank: int, size: int, num_slices: int, store: Store, backend: str = "gloo", axes: MeshSpec | None = None
 ) -> tuple[ProcessGroup, Group]:
     """Form a group that does not change, of processes that know their ranks: for benchmarks and tests."""
-    group = Group(rank, size, num_slices)
+    group = Group(rank, size, num_slices, axes)
     names = tuple(f"worker-{other:05d}" for other in range(size))
-    deal = tuple(len(group.share(other)) for other in range(size))
+    deal = tuple(len(share(other, size, group.seats)) for other in range(size))
     processes = ProcessGroup(lambda: store, backend)
     processes.form(View("fixed", 1, names, deal, 0, None), names[rank], group)
     return processes, group

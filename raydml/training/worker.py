@@ -230,14 +230,16 @@ class Worker:
         return self.best
 
     def _measure(self, items: np.ndarray) -> dict[str, float]:
-        spec, model = self.spec, self.trainer.model
-        embeddings = embed_split(model, self.dataset, items, self.group, spec.model.dimension)
-        return measure_split(embeddings, self.dataset, items, spec.evaluate.metric, self.group)
+        return measure_split(self._embed(items), self.dataset, items, self.spec.evaluate.metric, self.group)
+
+    def _embed(self, items: np.ndarray) -> np.ndarray:
+        trainer, dimension = self.trainer, self.spec.model.dimension
+        in_step = trainer.strategy.in_step
+        return embed_split(trainer.model, self.dataset, items, self.group, dimension, in_step=in_step)
 
     def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        spec, items = self.spec, self.dataset.indices("test")
-        embeddings = embed_split(self.trainer.model, self.dataset, items, self.group, spec.model.dimension)
-        return measure_test(embeddings, self.dataset, spec, self.group)
+        embeddings = self._embed(self.dataset.indices("test"))
+        return measure_test(embeddings, self.dataset, self.spec, self.group)
 
     def _finish(self) -> None:
         """Take the model to export, measure it on the test split, write the model folder and the result.
@@ -259,6 +261,7 @@ class Worker:
     def _write_result(self, exported: int) -> None:
         metrics, bounds = self._measure_test()
         indexed = self._embed_index()
+        weights = self.trainer.weights()
         if not self.writes:
             return
         digest = save_model(
@@ -267,6 +270,7 @@ class Worker:
             self.spec.model,
             self.dataset.input_shape,
             self.dataset.preprocessing,
+            weights,
         )
         if indexed is not None:
             with whole_folder(self.job.folder / "embeddings") as draft:
@@ -278,14 +282,21 @@ class Worker:
             state_sha256=self.final_sha256,
             exported_step=exported,
             trained=True,
+            **self._sent(),
         )
+
+    def _sent(self) -> dict[str, Any]:
+        """Bytes that the writer sent for the gradients of the last step, where they are compressed."""
+        known = [
+            report.statistics["gradient_bytes"] for report in self._recent if "gradient_bytes" in report.statistics
+        ]
+        return {"gradient_bytes": known[-1]} if known else {}
 
     def _embed_index(self) -> np.ndarray | None:
         """Embeddings of the items that the spec indexes, for the process that builds the collection."""
         if self.spec.index is None:
             return None
-        items = self.dataset.indices(self.spec.index.split)
-        return embed_split(self.trainer.model, self.dataset, items, self.group, self.spec.model.dimension)
+        return self._embed(self.dataset.indices(self.spec.index.split))
 
 
 def run_worker(job: Job, group: Group, device: torch.device, **options: Any) -> str:

@@ -22,14 +22,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import raydml
-from raydml import run
+from raydml import run, runs
 from raydml.cli import app
 from raydml.cli.progress import progress
 from raydml.errors import CheckpointError, RunError, RunExists, SpecError
 from raydml.membership.messages import Event
 from raydml.parallel import Group, fit, world_sizes
 from raydml.progress import Progress, Watch
-from raydml.run import driven, find_run, train
+from raydml.run import train
+from raydml.runs import driven, find_run
 from raydml.spec import JobSpec
 from raydml.training import driver, history
 from raydml.training.checkpoints import Checkpoints
@@ -299,7 +300,7 @@ def test_limits_out_of_bounds_are_refused(parallel: dict[str, Any]) -> None:
 
 def drive_with_a_child(folder: Path, pipe: Connection) -> None:
     """Hold a run's lease beside a child process that outlives the driver."""
-    with run._owned(folder, again=False):
+    with runs.owned(folder, again=False):
         child = subprocess.Popen(["sleep", "60"])
         pipe.send(child.pid)
         signal.pause()
@@ -315,13 +316,13 @@ def test_a_killed_driver_holds_no_lease_though_its_children_live(home: Path) -> 
     child = ours.recv()
     try:
         assert driven(folder)
-        with pytest.raises(RunExists, match="being trained by another process"), run._owned(folder, again=False):
+        with pytest.raises(RunExists, match="being trained by another process"), runs.owned(folder, again=False):
             pass
         driver.kill()
         driver.join()
         os.kill(child, 0)  # it lives
         assert not driven(folder)
-        with run._owned(folder, again=False):
+        with runs.owned(folder, again=False):
             assert driven(folder)
     finally:
         os.kill(child, signal.SIGKILL)

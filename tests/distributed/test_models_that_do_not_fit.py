@@ -1,0 +1,147 @@
+"""Strategies that share a model out, against one process that holds all of it: float64, to 1e-9."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydml.parallel import Group
+from raydml.spec import JobSpec
+from raydml.training.worker import Job, Worker
+from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "contrastive": {"kind": "contrastive"},
+    "triplet, semihard": {"kind": "triplet", "margin": 0.2, "miner": {"kind": "semihard"}},
+    "SupCon": {"kind": "sup_con"},
+    "ArcFace": {"kind": "arcface"},
+    "center": {"kind": "multi_similarity", "center": {"weight": 0.01}},
+}
+VIT = {
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"backbone": {"kind": "mlp", "hidden": [16, 12], "dropout": 0.1}, "dimension": 8},
+    "cnn": {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.1}, "dimension": 8},
+    "vit": {"backbone": {"kind": "transformers", "architecture": "ViTModel", "config": VIT}, "dimension": 8},
+}
+# What rounding alone could move has a gradient of 0 in exact arithmetic: an attention's key bias, magnified by AdamW.
+SGD = {"kind": "sgd", "lr": 0.1, "momentum": 0.9}
+STEPS = 4
+
+
+def spec_of(folder: Path, loss: str, model: str, steps: int = STEPS, **parallel: Any) -> JobSpec:
+    return small_spec(
+        folder / "images.npz",
+        loss=LOSSES[loss],
+        model=MODELS[model],
+        train={
+            "steps": STEPS,
+            "evaluate_every": 0,
+            "clip_norm": 0.5,
+            "optimizer": SGD if model == "vit" else {"kind": "adamw"},
+        },
+        parallel={"workers": {"min": 1, "max": 4}, "precision": "float64", "memory": "keep", **parallel},
+    )
+
+
+def worker_of(group: Group, spec: JobSpec, folder: Path) -> Worker:
+    return Worker(Job(spec, folder, folder, None), on_its_mesh(group, spec), torch.device("cpu"))
+
+
+def train(worker: Worker, until: int) -> dict[str, Any]:
+    """What there is to compare after these steps: the state, the curve, the test split's embeddings."""
+    reports: list[Any] = []
+
+    def after(report: Any) -> bool:
+        reports.append(report)
+        return True
+
+    worker.trainer.run(until, after)
+    capture = worker.trainer.state.capture()
+    return {
+        "losses": [report.loss for report in reports],
+        "norms": [report.gradient_norm for report in reports],
+        "tensors": {name: value.clone().numpy() for name, value in capture.tensors.items()},
+        "embeddings": worker._embed(worker.dataset.indices("test")),
+        "held": sum(parameter.numel() for parameter in worker.trainer.strategy.parameters),
+    }
+
+
+def train_all(group: Group, given: tuple[dict[str, str], str]) -> dict[str, dict[str, Any]]:
+    """Several specs, each on its own mesh of the same processes."""
+    documents, folder = given
+    specs = {name: JobSpec.model_validate(json.loads(document)) for name, document in documents.items()}
+    return {name: train(worker_of(group, spec, Path(folder)), STEPS) for name, spec in specs.items()}
+
+
+def assert_equal(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    for name in ("losses", "norms", "embeddings"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-9, atol=1e-9, err_msg=f"{where}: {name}")
+    if where.endswith("worker 0"):  # the one who has the whole state
+        assert found["tensors"].keys() == wanted["tensors"].keys(), where
+    for name in found["tensors"]:
+        value = wanted["tensors"][name]
+        np.testing.assert_allclose(found["tensors"][name], value, rtol=1e-9, atol=1e-9, err_msg=f"{where}: {name}")
+
+
+def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...], **parallel: Any) -> None:
+    """Each case, a loss and a model, over each number of workers, equal to one process with the whole model."""
+
+    def documents(**options: Any) -> dict[str, str]:
+        return {name: spec_of(folder, *case, **options).model_dump_json() for name, case in cases.items()}
+
+    wanted = train_all(Group(0, 1, 8), (documents(), str(folder)))
+    for size in sizes:
+        results = run_processes(size, train_all, (documents(**parallel), str(folder)), folder)
+        for rank, found in enumerate(results):
+            for name in cases:
+                assert_equal(found[name], wanted[name], f"{name}, {size} workers, worker {rank}")
+                assert wanted[name]["losses"][0] != wanted[name]["losses"][-1], name
+                if size > 1:
+                    assert found[name]["held"] < 0.8 * wanted[name]["held"], f"{name}, {size} workers: all is held"
+
+
+EVERY_LOSS = {f"{loss}, mlp": (loss, "mlp") for loss in LOSSES}
+OTHER_MODELS = {"triplet, cnn": ("triplet, semihard", "cnn"), "contrastive, vit": ("contrastive", "vit")}
+
+
+def test_fsdp_is_one_process_for_each_loss_and_uneven_slices(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2, 3), strategy="fsdp")
+
+
+def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]]:
+    """Each spec goes on from the checkpoint of the one before, two steps more."""
+    documents, folder = given
+    found = []
+    for number, document in enumerate(documents):
+        worker = worker_of(group, JobSpec.model_validate(json.loads(document)), Path(folder))
+        if number:
+            worker.restore(2 * number)
+        found.append(train(worker, 2 * number + 2))
+        worker.saver.save(worker.trainer.state, None, required=True)
+    return found
+
+
+def test_fsdp_in_all_its_forms_loads_what_another_strategy_saved(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    forms: list[dict[str, Any]] = [
+        {"strategy": "fsdp", "mesh": {"shard": 2}},
+        {"strategy": "ddp"},
+        {"strategy": "fsdp", "offload": True, "memory": "recompute"},
+        {"strategy": "fsdp", "memory": "auto"},
+    ]
+    specs = [spec_of(tmp_path, "ArcFace", "cnn", steps=8, **form) for form in forms]
+    alone = worker_of(Group(0, 1, 8), spec_of(tmp_path, "ArcFace", "cnn", steps=8), tmp_path)
+    wanted = [train(alone, 2 * number) for number in (1, 2, 3, 4)]
+    for rank, found in enumerate(
+        run_processes(4, hand_over, ([s.model_dump_json() for s in specs], str(tmp_path)), tmp_path)
+    ):
+        for form, got, want in zip(forms, found, wanted, strict=True):
+            assert_equal(got, want, f"{form}, worker {rank}")
