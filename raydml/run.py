@@ -158,11 +158,7 @@ def _resume(spec: JobSpec, record: RunRecord, items: Dataset) -> Resume:
     checkpoints.sweep()
     if checkpoints.steps() and facts.get("fingerprint") not in (None, items.fingerprint):
         raise DataError("the data changed since this run began: restore it, or --again to start anew")
-    step, damaged = checkpoints.newest_whole()
-    if step is None and damaged:
-        raise CheckpointError(
-            f"run {spec.name} has no whole checkpoint: {'; '.join(damaged)}. Restore one, or --again to start anew"
-        )
+    step, damaged = checkpoints.whole_one(spec.name)
     return Resume(step, max(0, record.last_step() - (step or 0)), tuple(damaged))
 
 

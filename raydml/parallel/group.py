@@ -41,6 +41,7 @@ class Peers:
 
     def __init__(self, rank: int, size: int, processes: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self.processes = rank, size, processes
+        self.sent = 0  # bytes to other workers so far, in gathers, exchanges and sums over the tree
         self.waited = 0.0  # seconds in collectives so far: what a slow worker costs the others
 
     @contextmanager
@@ -71,6 +72,7 @@ class Peers:
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
         padded = functional.pad(local, padding).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
+        self.sent += padded.nbytes * (self.size - 1)
         with self.collective():
             dist.all_gather_into_tensor(everything, padded, group=self.processes)
         if longest == min(counts):
@@ -83,6 +85,7 @@ class Peers:
         if self.size == 1:
             return rows
         received = rows.new_empty((sum(taken), *rows.shape[1:]))
+        self.sent += rows[0].nbytes * (sum(given) - given[self.rank]) if len(rows) else 0
         with self.collective():
             dist.all_to_all_single(received, rows.contiguous(), taken, given, group=self.processes)
         return received

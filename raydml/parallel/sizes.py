@@ -63,4 +63,8 @@ def _whole_meshes(spec: JobSpec, workers: int) -> Fit:
     return Fit(used, f"{workers} workers are rounded down to {used}: {why}")
 
 
-_FITS: dict[str, Callable[[JobSpec, int], Fit]] = {"ddp": _any_up_to_the_slices, "fsdp": _whole_meshes}
+_FITS: dict[str, Callable[[JobSpec, int], Fit]] = {
+    "ddp": _any_up_to_the_slices,
+    "feature": _any_up_to_the_slices,
+    "fsdp": _whole_meshes,
+}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.parallel.ddp import DataParallel
+from raydml.parallel.feature import FeatureParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
 from raydml.parallel.sharding import Spread
@@ -38,4 +39,4 @@ class Strategy(Protocol):
     def commit(self) -> None: ...
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": FullySharded}
+STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "feature": FeatureParallel, "fsdp": FullySharded}

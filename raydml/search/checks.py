@@ -42,16 +42,18 @@ def check_vectors(vectors: Any, dimension: int, metric: Metric) -> Array:
             f"vectors must have shape (n, {dimension}), not {array.shape}; a single vector goes in as [vector]",
             shape=array.shape,
         )
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
     with np.errstate(over="ignore"):
-        array = np.array(array, dtype=np.float32, order="C")
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold numbers beyond float32 (3.4e38)")
-    norms = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1))
-    if metric == "cosine":
-        _refuse_rows(norms == 0, "are zero, which has no direction and so no cosine")
-    else:
-        _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
-    return array
+        narrow = np.array(array, dtype=np.float32, order="C")
+    norms = np.sqrt(np.square(narrow, dtype=np.float64).sum(axis=1))
+    longest, shortest = norms.max(initial=0.0), norms.min(initial=1.0)
+    if not longest <= _LARGEST_NORM or (metric == "cosine" and shortest == 0):  # as NaN is not
+        _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
+        _refuse_rows(np.asarray(~np.isfinite(narrow).all(axis=1)), "hold numbers beyond float32 (3.4e38)")
+        if metric == "cosine":
+            _refuse_rows(np.asarray(norms == 0), "are zero, which has no direction and so no cosine")
+        else:
+            _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
+    return narrow
 
 
 def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Payload]:

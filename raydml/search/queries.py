@@ -55,15 +55,20 @@ def answer(reading: Reading, queries: Array, question: Question, excluded: Array
 def render(reading: Reading, closeness: Array, keys: Array, question: Question) -> list[list[Hit]]:
     """Keys (nq, k) as hits, without those that are -1."""
     distinct = np.unique(keys[keys >= 0])
-    points = reading.points(distinct)
-    payloads = {key: orjson.loads(point.payload) for key, point in points.items()} if question.with_payload else {}
+    payloads: dict[int, Any] = {}
+    if question.with_payload:
+        points = reading.points(distinct)
+        ids = {key: point.id for key, point in points.items()}
+        payloads = {key: orjson.loads(point.payload) for key, point in points.items()}
+    else:
+        ids = reading.ids(distinct)
     vectors = (
         dict(zip(distinct.tolist(), reading.view.vectors(distinct)[0], strict=True)) if question.with_vectors else {}
     )
     shown = scores(closeness, reading.view.metric)
     return [
         [
-            Hit(points[key].id, score, _copy(payloads.get(key, {})), vectors.get(key))
+            Hit(ids[key], score, _copy(payloads[key]) if payloads else {}, vectors.get(key))
             for key, score in zip(row, values, strict=True)
             if key >= 0
         ]
@@ -128,4 +133,4 @@ def closeness_of(score: float, metric: Metric) -> float:
 
 def _copy(payload: Any) -> Any:
     """Hits of several queries share no payload."""
-    return orjson.loads(orjson.dumps(payload)) if payload else {}
+    return orjson.loads(orjson.dumps(payload))

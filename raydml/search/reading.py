@@ -14,6 +14,7 @@ from raydml.errors import CollectionError
 from raydml.search.changes import Point, point_of, points_by_id, points_by_key
 from raydml.search.database import DATABASE, damaged
 from raydml.search.items import Array, Id, Item
+from raydml.search.segments import Segment
 from raydml.search.view import View
 
 
@@ -42,6 +43,17 @@ class Reading:
         found = {point.key: point for point in points_by_key(self.connection, keys.tolist())}
         if len(found) != len(keys):
             raise damaged(self.view.folder / DATABASE, f"{len(keys) - len(found)} rows that were found are no points")
+        return found
+
+    def ids(self, keys: Array) -> dict[int, Id]:
+        """By key, of points that are there: segments keep their ids, the database has those of unsealed rows."""
+        found: dict[int, Id] = {}
+        for number, (places, rows) in self.view.locate(keys).items():
+            held = self.view.parts[number].rows
+            if isinstance(held, Segment):
+                found.update(zip(keys[places].tolist(), held.ids(rows), strict=True))
+            else:
+                found.update({key: point.id for key, point in self.points(keys[places]).items()})
         return found
 
     def items(self, points: Sequence[Point]) -> list[Item]:

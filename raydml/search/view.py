@@ -167,7 +167,7 @@ class View:
         for number, part in reversed(self.parts.items()):  # the newest first: it is the likeliest to be asked for
             if not len(places):
                 break
-            rows = part.rows_of(keys[places])
+            rows = part.rows_of(keys[places]) if len(part.rows) else np.full(len(places), -1)
             if (rows >= 0).any():
                 found[number] = places[rows >= 0], rows[rows >= 0]
             places = places[rows < 0]

@@ -15,7 +15,7 @@ from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
 from raydml.losses import Home, Objective, Verdict, evaluate_objective
 from raydml.models import as_input
-from raydml.parallel import STRATEGIES, Group
+from raydml.parallel import STRATEGIES, DataParallel, Group, Sharded
 from raydml.spec import HardClasses, JobSpec
 from raydml.training.exchange import Exchange
 from raydml.training.neighbours import class_means, nearest_rows
@@ -100,7 +100,7 @@ class Trainer:
             spec,
             self.plan,
             group=group,
-            sharded=self.objective.sharded,
+            sharded=self._sharded(),
             spread=self.strategy.spread,
         )
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
@@ -140,6 +140,13 @@ class Trainer:
                 self._learn_neighbours(sampling)
             if not self._run_to(min(until, (step // every + 1) * every), after, wishes):
                 return
+
+    def _sharded(self) -> dict[str, Sharded]:
+        """What no worker holds whole: of the objective, and what compression has left out so far."""
+        named = {f"objective.{name}": thing for name, thing in self.objective.sharded.items()}
+        if isinstance(self.strategy, DataParallel):
+            named |= {f"compression.{name}": thing for name, thing in self.strategy.sharded.items()}
+        return named
 
     def _learn_neighbours(self, sampling: HardClasses) -> None:
         """Of the state as it is at this step, so that a resumed run learns the same."""
@@ -228,7 +235,7 @@ class Trainer:
         else:
             self.state.skip(back_off=done.skip == "scale")
         norm = float(done.norm) if done.skip is None else None
-        statistics = done.verdict.statistics | self._scaling(norm)
+        statistics = done.verdict.statistics | self._scaling(norm) | self._sent()
         return StepReport(self.state.step, float(done.verdict.loss), norm, statistics, health)
 
     def _gradients(self, verdict: Verdict) -> list[Tensor]:
@@ -259,6 +266,11 @@ class Trainer:
     def _scaling(self, norm: float | None) -> dict[str, Any]:
         scaler = self.state.scaler
         return {} if scaler is None else {"loss_scale": float(scaler.scale), "skipped": norm is None}
+
+    def _sent(self) -> dict[str, Any]:
+        if self.spec.exactness != "compressed" or not isinstance(self.strategy, DataParallel):
+            return {}
+        return {"gradient_bytes": self.strategy.sent}
 
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)

@@ -116,7 +116,7 @@ class TrainingState:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """The parts that this worker holds, by name: their tensors as they are (not copied)."""
         return {
-            f"objective.{name}-{index:05d}": thing.shard(index)
+            f"{name}-{index:05d}": thing.shard(index)
             for name, thing in sorted(self._sharded.items())
             for index in self._group.owned
         }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.errors import SpecError
 from raydml.losses import Objective, evaluate_objective
 from raydml.parallel import Group
+from tests.alive import Alive
 from tests.distributed.harness import run_processes, small_spec, train_case, write_images
 from tests.unit.test_losses import LOSS
 
@@ -69,26 +68,6 @@ def test_a_ring_is_refused_where_a_loss_needs_all_rows(tmp_path: Path, loss: dic
     with pytest.raises(SpecError, match="choose gather") as refused:
         train_case(Group(0, 1, 2), spec, tmp_path)
     assert "1152 rows in slices of 576" in str(refused.value)
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, of those made within, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for value in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(value, torch.Tensor):
-                storage = value.untyped_storage()
-                if storage.data_ptr() not in self._sizes:
-                    self._sizes[storage.data_ptr()] = storage.nbytes()
-                    weakref.finalize(storage, self._sizes.pop, storage.data_ptr(), None)
-        self.most = max(self.most, sum(self._sizes.values()))
-        return made
 
 
 def peak(group: Group, exchange: str) -> float:

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pytorch_metric_learning import losses
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.losses import Home, Objective, evaluate_objective
 from raydml.losses.heads import scores
 from raydml.losses.heads.sampling import hashed, sampled
 from raydml.parallel import Group
-from raydml.spec import Sgd
+from raydml.spec import JobSpec, Sgd
 from tests.unit.test_losses import LOSS
 
 DIMENSION, SEED = 6, 3
@@ -266,3 +267,83 @@ def test_centers_on_their_owners_are_the_centers_of_one_process() -> None:
 def test_what_cannot_be_on_owners_is_refused(document: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         LOSS.validate_python(document)
+
+
+def test_steps_that_fp16_skips_and_rows_that_catch_up_exclude_each_other() -> None:
+    def spec(rate: float) -> JobSpec:
+        loss = {"kind": "cos_face", "class_parallel": {"sample_rate": rate}}
+        document = {"name": "a", "data": {"kind": "custom"}, "loss": loss, "parallel": {"precision": "fp16"}}
+        return JobSpec.model_validate(document)
+
+    assert spec(1).state == "sharded"
+    with pytest.raises(ValidationError, match=r"sample_rate = 0.5 lets class vectors catch up .*: choose bf16"):
+        spec(0.5)
+
+
+class Counting(TorchDispatchMode):
+    """Floating-point operations of matrix products, and the numbers of the largest tensor that anything made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.largest = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            left, right = args[-2:]
+            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor) and value._base is None:
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+@pytest.mark.parametrize(("kept", "products"), [(0, 8), (1 << 24, 6)])
+@pytest.mark.parametrize("kind", ["cos_face", "sub_center_arc_face", "curricular_face"])
+def test_products_are_those_of_the_formula_and_nothing_holds_the_batch_against_all_classes(
+    kind: str, kept: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "COLUMNS", 32)
+    monkeypatch.setattr(scores, "KEPT", kept)
+    classes, rows, copies = 4096, 64, 3 if kind == "sub_center_arc_face" else 1
+    made = objective({"kind": kind, "class_parallel": True, **options_of(kind)}, classes, dtype=torch.float32)
+    embeddings, labels = batch(classes, rows)
+    with Counting() as counting:
+        evaluate_objective(made, embeddings.float(), labels, 0, 0)
+    assert counting.operations == products * rows * classes * copies * DIMENSION
+    assert rows * 32 <= counting.largest <= classes // 8 * copies * DIMENSION < rows * classes // 8
+
+
+def test_proxy_anchor_needs_each_product_once() -> None:
+    made = objective({"kind": "proxy_anchor", "class_parallel": True}, 512)
+    with Counting() as counting:
+        evaluate_objective(made, *batch(512, 64), 0, 0)
+    assert counting.operations == 6 * 64 * 512 * DIMENSION
+
+
+@pytest.mark.parametrize("kind", ["arc_face", "sub_center_arc_face", "curricular_face"])
+def test_scores_that_are_kept_are_those_that_would_be_computed_again(
+    kind: str, small_tiles: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings, labels = batch(29)
+    found = []
+    for room in (0, 700, 1 << 24):
+        monkeypatch.setattr(scores, "KEPT", room)
+        made = objective({"kind": kind, "class_parallel": True, **options_of(kind)}, 29, dtype=torch.float32)
+        verdict = evaluate_objective(made, embeddings.float(), labels, 0, 0)
+        assert verdict.head is not None
+        found.append([verdict.loss, verdict.cotangents, *(gradient for _, gradient in verdict.head.gradients)])
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def test_no_more_scores_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "KEPT", 100)
+    kept, tile = scores.Kept(), torch.randn(6, 8)
+    for start in range(3):
+        kept.put((0, start, 0), tile, None)
+    assert [kept.take((0, start, 0)) is not None for start in range(3)] == [True, True, False]
+    assert kept.take((0, 0, 0)) is None, "what was taken is gone"
+    kept = scores.Kept()
+    kept.put((0, 0, 0), tile, torch.zeros(6, 8, dtype=torch.long))
+    assert kept.take((0, 0, 0)) is None, "places of the best vectors count too"

@@ -54,7 +54,8 @@ class ProxyAnchorHead(nn.Module):
             slopes, part = self._chunk(shard, chunk, present)
             loss = loss + part
             of_batch.addmm_(slopes, chunk.vectors)
-            shard.keep(chunk, slopes.T @ shard.batch)
+            torch.mm(slopes.T, shard.batch, out=shard.gradient[chunk.rows])
+            shard.pull_ready(chunk)
         return loss, of_batch
 
     def _chunk(self, shard: ShardScores, chunk: Chunk, present: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raydml.losses.heads.table import Rows
 
+KEPT = 1 << 24  # numbers of all scores that a step keeps for its second pass, 64 MiB in float32
 ROWS = 1024  # of the batch, and columns of class vectors, in a tile: 512 KB of scores for 128 rows in float32
 COLUMNS = 1024
 SMALLEST = 1e-12  # norms below count as this, as in functional.normalize
@@ -22,6 +23,25 @@ class Chunk:
     classes: slice
     rows: slice  # of the shard's vectors, K for each class
     vectors: Tensor
+
+
+class Kept:
+    """Scores of a step's first pass for its second: as many as fit. The others are computed again, to the same bits."""
+
+    def __init__(self) -> None:
+        self._left = KEPT
+        self._held: dict[tuple[int, int, int], tuple[Tensor, Tensor | None]] = {}
+
+    def put(self, key: tuple[int, int, int], scores: Tensor, best: Tensor | None) -> None:
+        """Keep a copy of a tile, named by its shard, first class and first row, while there is room."""
+        numbers = scores.numel() * (1 if best is None else 3)  # places are twice as wide
+        if numbers <= self._left:
+            self._left -= numbers
+            self._held[key] = scores.clone(), best
+
+    def take(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor | None] | None:
+        """A tile that was kept, which is then the caller's."""
+        return self._held.pop(key, None)
 
 
 class ShardScores:
@@ -97,11 +117,11 @@ class ShardScores:
         forces = slopes.unsqueeze(1)
         return forces * self._ready(places), places, forces * self.batch[self.rows]
 
-    def keep(self, chunk: Chunk, gradient: Tensor) -> None:
-        """Gradient of a chunk's vectors as they were ready (n x K, D), pulled through their normalisation."""
+    def pull_ready(self, chunk: Chunk) -> None:
+        """`gradient` of a chunk's vectors as they were ready, in place -> of the vectors as they are."""
         if self._inverse is not None:
+            gradient = self.gradient[chunk.rows]
             along = (gradient * chunk.vectors).sum(1, keepdim=True)
             # A vector of zeros has no direction: what lies below the smallest norm is a constant.
             along.masked_fill_(self._inverse[chunk.rows] > 0.5 / SMALLEST, 0)
-            gradient = gradient.addcmul_(along, chunk.vectors, value=-1).mul_(self._inverse[chunk.rows])
-        self.gradient[chunk.rows] = gradient
+            gradient.addcmul_(along, chunk.vectors, value=-1).mul_(self._inverse[chunk.rows])

@@ -2,7 +2,7 @@
 
 Three numbers of each row travel (the score of its own class, the largest logit, the sum of exponentials below it), and
 gradients of the batch (B, D), summed over the fixed tree of shards; gradients of class vectors stay where they are.
-Scores are computed a chunk of classes at a time, twice, and never kept.
+Scores are computed a chunk of classes at a time, twice but for some that are kept: the whole B x C / W never is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses.heads.margins import Margin
-from raydml.losses.heads.scores import ShardScores
+from raydml.losses.heads.scores import Kept, ShardScores
 from raydml.losses.heads.table import ClassTable, Rows
 from raydml.losses.tiled.reduction import add_exponentials, log_one_plus, reduce_rows
 from raydml.losses.tiled.scores import DotProduct, pull_prepare
@@ -60,8 +60,8 @@ class SoftmaxHead(nn.Module):
         for shard in shards:
             targets[shard.rows] = shard.targets()[0]
         targets = group.all_reduce(targets + 0.0)  # one number and zeros: exact in any order
-        moved = margin.begin(targets)
-        others = self._others(shards, targets, moved)
+        moved, kept = margin.begin(targets), Kept()
+        others = self._others(shards, targets, moved, kept)
         answers = torch.stack([targets, others], dim=1).requires_grad_()  # (B, 2)
         with torch.enable_grad():
             wanted = margin.target(answers[:, 0]) * margin.scale
@@ -69,7 +69,7 @@ class SoftmaxHead(nn.Module):
         (slopes,) = torch.autograd.grad(loss, answers, materialize_grads=True, allow_unused=True)
         accumulator = TreeAccumulator(group.num_slices)
         for shard in shards:
-            accumulator.add(shard.held.index, [self._pull(shard, targets, others, moved, slopes)])
+            accumulator.add(shard.held.index, [self._pull(shard, targets, others, moved, slopes, kept)])
         (of_batch,) = tree_sum(accumulator, group)
         size = len(batch) // group.num_slices
         own = slice(group.owned.start * size, group.owned.stop * size)
@@ -87,10 +87,10 @@ class SoftmaxHead(nn.Module):
         held = self.table.rows(index, labels, step)
         return ShardScores(held, batch, rows, places, normalize=self.margin.normalize)
 
-    def _others(self, shards: list[ShardScores], targets: Tensor, moved: Tensor | None) -> Tensor:
+    def _others(self, shards: list[ShardScores], targets: Tensor, moved: Tensor | None, kept: Kept) -> Tensor:
         """log sum exp of the logits of all other classes, (B,), -inf where there is none."""
         group = self.table.group
-        states = [self._sum(shard, targets, moved) for shard in shards]
+        states = [self._sum(shard, targets, moved, kept) for shard in shards]
         largest = group.maximum(torch.stack([state[0] for state in states]).amax(0))
         accumulator = TreeAccumulator(group.num_slices)
         for shard, (own, total) in zip(shards, states, strict=True):
@@ -98,21 +98,28 @@ class SoftmaxHead(nn.Module):
         (total,) = tree_sum(accumulator, group)
         return largest + total.log()
 
-    def _sum(self, shard: ShardScores, targets: Tensor, moved: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _sum(self, shard: ShardScores, targets: Tensor, moved: Tensor | None, kept: Kept) -> tuple[Tensor, Tensor]:
         """The largest logit of a shard's other classes, and the sum of exponentials below it; (B,) each."""
         scaled = shard.batch * self.margin.scale
         largest = torch.full_like(targets, torch.finfo(targets.dtype).min)
         total = torch.zeros_like(largest)
         for chunk in shard.chunks():
             for rows in shard.tiles():
-                logits, _ = shard.tile(scaled[rows], chunk)
+                logits, best = shard.tile(scaled[rows], chunk)
+                kept.put((shard.held.index, chunk.rows.start, rows.start), logits, best)
                 self.margin.others(logits, targets[rows], moved)
                 logits[shard.own(rows, chunk)] = -torch.inf
                 largest[rows], total[rows] = add_exponentials(largest[rows], total[rows], logits)
         return largest, total
 
     def _pull(
-        self, shard: ShardScores, targets: Tensor, others: Tensor, moved: Tensor | None, slopes: Tensor
+        self,
+        shard: ShardScores,
+        targets: Tensor,
+        others: Tensor,
+        moved: Tensor | None,
+        slopes: Tensor,
+        kept: Kept,
     ) -> Tensor:
         """dL/d(batch) (B, D) through a shard's classes; dL/d(its vectors) goes to `shard.gradient`."""
         scaled = shard.batch * self.margin.scale
@@ -121,9 +128,10 @@ class SoftmaxHead(nn.Module):
         of_batch = torch.zeros_like(shard.batch)
         of_rows, places, of_vectors = shard.pull_targets(slopes[shard.rows, 0])
         for chunk in shard.chunks():
-            gradient = torch.zeros_like(chunk.vectors)
+            gradient = shard.gradient[chunk.rows]
             for rows in shard.tiles():
-                shares, best = shard.tile(scaled[rows], chunk)
+                held = kept.take((shard.held.index, chunk.rows.start, rows.start))
+                shares, best = held or shard.tile(scaled[rows], chunk)
                 steepness = self.margin.others(shares, targets[rows], moved)
                 shares.sub_(others[rows].unsqueeze(1)).exp_()
                 shares[shard.own(rows, chunk)] = 0
@@ -131,8 +139,8 @@ class SoftmaxHead(nn.Module):
                     shares *= steepness
                 shares = shard.spread(shares, best)
                 of_batch[rows].addmm_(shares, chunk.vectors)
-                gradient.addmm_(shares.T, forces[rows])
+                gradient.addmm_(shares.T, forces[rows], beta=float(rows.start > 0))
             here = (places >= chunk.rows.start) & (places < chunk.rows.stop)
             gradient.index_add_(0, places[here] - chunk.rows.start, of_vectors[here])
-            shard.keep(chunk, gradient)
+            shard.pull_ready(chunk)
         return of_batch.mul_(weight).index_add_(0, shard.rows, of_rows)

@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from raydml.losses.tiled.exchange import Meeting, Order, SortedRows, own_rows, rows_of, sorted_rows
+from raydml.losses.tiled.exchange import Meeting, Order, SortedRows, columns_of, own_rows, rows_of, sorted_rows
 from raydml.losses.tiled.layout import Layout, Tile, can_travel
-from raydml.losses.tiled.row_sums import RowSums
+from raydml.losses.tiled.row_sums import summed_gradients
 from raydml.losses.tiled.scores import Score, pull_prepare
 from raydml.losses.tiled.statistics import Answers, Pairs, Statistic
 from raydml.parallel import Group
@@ -65,8 +65,7 @@ class Passes:
         layout = self._layout
         everywhere = self._rows.own.new_empty(()).expand(layout.size, 1)
         states = {  # of each own slice
-            index: {name: one.start(everywhere, layout.largest_class) for name, one in statistics.items()}
-            for index in self._group.owned
+            index: {name: one.start(everywhere) for name, one in statistics.items()} for index in self._group.owned
         }
         for meetings, _ in self._rows.meetings():
             for meeting in meetings:
@@ -111,28 +110,13 @@ class Passes:
             for name, statistic in given.items()
             if statistic.slope is not None
         }
-        size = self._layout.slice_size
-        sums = RowSums(self._layout, self._group)
-        own = {index: torch.zeros_like(units) for index, units in self._units.items()}
-        for meetings, whole in self._rows.meetings():
-            for meeting in meetings:
-                of_others = torch.zeros_like(meeting.units)
-                for tile, rows, columns, sides in self._tiles(meeting, statistics, answers):
-                    slopes = self._slopes(statistics, sides, gradients)
-                    of_rows, of_columns = self._score.pull(rows, columns, sides[0].scores, slopes)
-                    own[meeting.index][self._layout.within(meeting.index, tile.rows)] += of_rows
-                    of_others[self._columns(meeting, tile)] += of_columns
-                for other, part in zip(meeting.others, torch.split(of_others, size), strict=True):
-                    slot = other % self._layout.num_slices
-                    if slot == meeting.index:
-                        own[slot] += part
-                    else:
-                        sums.add(meeting.index, slot, part)
-            for distance in whole:
-                sums.send(distance, self._rows.own)
-        for index, total in own.items():
-            sums.add(index, index, total)
-        return sums.totals()
+
+        def pulled(meeting: Meeting) -> Iterator[tuple[Tile, Tensor, Tensor]]:
+            for tile, rows, columns, sides in self._tiles(meeting, statistics, answers):
+                slopes = self._slopes(statistics, sides, gradients)
+                yield tile, *self._score.pull(rows, columns, sides[0].scores, slopes)
+
+        return summed_gradients(self._rows, self._layout, self._group, pulled)
 
     @staticmethod
     def _slopes(statistics: Mapping[str, Statistic], sides: Sequence[Pairs], gradients: Answers) -> Tensor:
@@ -159,17 +143,13 @@ class Passes:
             if not everywhere and tile.positive is None:
                 continue
             rows = self._units[meeting.index][self._layout.within(meeting.index, tile.rows)]
-            columns = meeting.units[self._columns(meeting, tile)]
+            columns = meeting.units[columns_of(meeting, tile, self._layout)]
             scores = self._score.tile(rows, columns)
             sides = [self._pairs(tile.rows, tile.columns, scores, tile.positive, tile.itself, answers)]
             if tile.rows != tile.columns:
                 positive, itself = (None if mask is None else mask.T for mask in (tile.positive, tile.itself))
                 sides.append(self._pairs(tile.columns, tile.rows, scores.T, positive, itself, answers))
             yield tile, rows, columns, sides
-
-    def _columns(self, meeting: Meeting, tile: Tile) -> slice:
-        """Where a tile's columns are among those of the meeting."""
-        return self._layout.within(meeting.others.start % self._layout.num_slices, tile.columns)
 
     def _pairs(
         self,
@@ -182,8 +162,7 @@ class Passes:
     ) -> Pairs:
         own = {name: value[anchors].unsqueeze(1) for name, value in answers.items()}
         other = {name: value[rest].unsqueeze(0) for name, value in answers.items()}
-        numbers, places = self._layout.numbers[rest].unsqueeze(0), self._layout.places[rest].unsqueeze(0)
-        return Pairs(anchors, scores, own, other, numbers, places, positive, itself)
+        return Pairs(anchors, scores, own, other, self._layout.numbers[rest].unsqueeze(0), positive, itself)
 
 
 @dataclass(frozen=True)

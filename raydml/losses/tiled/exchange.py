@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raydml.losses.tiled.layout import Layout, can_travel
+from raydml.losses.tiled.layout import Layout, Tile, can_travel
 from raydml.losses.tiled.scores import Score
 from raydml.parallel import Group
 
@@ -27,6 +27,11 @@ class Meeting:
     index: int
     others: range
     units: Tensor
+
+
+def columns_of(meeting: Meeting, tile: Tile, layout: Layout) -> slice:
+    """Where a tile's columns are among the rows that an own slice meets."""
+    return layout.within(meeting.others.start % layout.num_slices, tile.columns)
 
 
 class SortedRows(Protocol):

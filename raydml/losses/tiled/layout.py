@@ -33,13 +33,18 @@ class Tile:
 
 
 class Layout:
-    """The tiles of a batch of B rows in slices of `slice_size`; all that it tells is in the order of classes."""
+    """The tiles of a batch of B rows in slices of `slice_size`; all that it tells is in the order of classes.
 
-    def __init__(self, labels: Tensor, slice_size: int) -> None:
+    `one_sided`: every row of a slice meets all rows of the batch, for what is not the same from both sides.
+    """
+
+    def __init__(self, labels: Tensor, slice_size: int, *, one_sided: bool = False) -> None:
         self.size, self.slice_size = len(labels), slice_size
         self.num_slices = self.size // slice_size
         self._run = 1 if can_travel(slice_size) else self.num_slices
-        self._reach = (self.num_slices + 1) // 2  # how far on the last slice is that a slice meets
+        self._one_sided = one_sided
+        # How far on the last slice is that a slice meets.
+        self._reach = self.num_slices - 1 if one_sided else (self.num_slices + 1) // 2
         self.order = labels.argsort(stable=True)  # (B,) the row at each place of the sorted batch
         self.ranks = torch.empty_like(self.order)  # (B,) the place of each row
         self.numbers = torch.arange(self.size, device=labels.device)
@@ -63,7 +68,7 @@ class Layout:
         return slice(rows.start - index * self.slice_size, rows.stop - index * self.slice_size)
 
     def meets(self, index: int, other: int) -> bool:
-        """Whether a slice may have tiles whose columns are in another: half of the circle follows it."""
+        """Whether a slice may have tiles whose columns are in another."""
         return (other - index) % self.num_slices <= self._reach
 
     def runs(self, index: int) -> Iterator[range]:
@@ -87,10 +92,11 @@ class Layout:
         count, each = len(self._pieces), self._pieces_per_slice
         for number in range(index * each, (index + 1) * each):
             rows = self._pieces[number]
-            if others.start == index:
-                yield self._tile(rows, rows)
-            first = max(number + 1, others.start * each)
-            last = min(number + num_followers(number, count), others.stop * each - 1)
+            first, last = others.start * each, others.stop * each - 1
+            if not self._one_sided:
+                if others.start == index:
+                    yield self._tile(rows, rows)
+                first, last = max(number + 1, first), min(number + num_followers(number, count), last)
             if first <= last:
                 columns = slice(self._pieces[first % count].start, self._pieces[last % count].stop)
                 for part in chunks(columns, COLUMNS):

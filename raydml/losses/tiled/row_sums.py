@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
-from raydml.losses.tiled.layout import Layout
+from raydml.losses.tiled.exchange import Meeting, SortedRows, columns_of
+from raydml.losses.tiled.layout import Layout, Tile
 from raydml.membership import Tree
 from raydml.parallel import Group, TreeAccumulator
+
+Pulled = Callable[[Meeting], Iterable[tuple[Tile, Tensor, Tensor]]]  # tiles, gradients of rows and of columns
+
+
+def summed_gradients(rows: SortedRows, layout: Layout, group: Group, pulled: Pulled) -> Tensor:
+    """The gradients of the own rows, in the order of classes, from those that each tile gives to both of its sides."""
+    size = layout.slice_size
+    sums = RowSums(layout, group)
+    own = {index: torch.zeros_like(part) for index, part in zip(group.owned, torch.split(rows.own, size), strict=True)}
+    for meetings, whole in rows.meetings():
+        for meeting in meetings:
+            of_others = torch.zeros_like(meeting.units)
+            for tile, of_rows, of_columns in pulled(meeting):
+                own[meeting.index][layout.within(meeting.index, tile.rows)] += of_rows
+                of_others[columns_of(meeting, tile, layout)] += of_columns
+            for other, part in zip(meeting.others, torch.split(of_others, size), strict=True):
+                slot = other % layout.num_slices
+                if slot == meeting.index:
+                    own[slot] += part
+                else:
+                    sums.add(meeting.index, slot, part)
+        for distance in whole:
+            sums.send(distance, rows.own)
+    for index, total in own.items():
+        sums.add(index, index, total)
+    return sums.totals()
 
 
 class RowSums:
