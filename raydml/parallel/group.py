@@ -228,6 +228,12 @@ class Group(Peers):
         """The slices of this worker."""
         return self.data.share(self.data.rank)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether this worker is the first of those that hold the same slices."""
+        place = self.mesh.place(self.rank)
+        return self.data is self or not any(place[axis] for axis in place if axis != "data")
+
     def share(self, rank: int) -> range:
         """The slices of a worker."""
         return self._shares[rank] if self.data is self else self.data.share(self.mesh.place(rank)["data"])

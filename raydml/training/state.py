@@ -24,7 +24,7 @@ HEAD = "objective.head"  # the name of a class-parallel head's vectors, which ar
 class Capture:
     """A state as it is saved. On the first worker: its `tensors`, whole, and its SHA-256; on every one its own `parts`.
 
-    `names` are those of all parts of all workers.
+    Of workers that hold the same parts, the first has them to save. `names` are those of all parts of all workers.
     """
 
     tensors: dict[str, Tensor]
@@ -165,7 +165,7 @@ class TrainingState:
         if self._sharded:
             digests = {name: digest for told in self._group.objects(digests) for name, digest in told.items()}
         sha = self._sha256(tensors, digests) if self._group.rank == 0 else ""
-        return Capture(tensors, parts, sorted(digests), sha)
+        return Capture(tensors, parts if self._group.speaks else {}, sorted(digests), sha)
 
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and bits of all tensors, of the parts' own, of the seed and of the step."""
