@@ -471,6 +471,7 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "fsdp": ("shard",),
     "tensor": ("tensor",),
     "pipeline": ("pipeline", "tensor"),
+    "auto": (),
 }
 
 
