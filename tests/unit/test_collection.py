@@ -12,7 +12,7 @@ import pytest
 from raydml.errors import CollectionError, ModelMismatch
 from raydml.search import Collection, queries
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.standard_normal((200, 16)).astype(np.float32)
 VECTORS[150:160] = VECTORS[0]

@@ -18,7 +18,7 @@ from raydml import files
 from raydml.errors import CollectionError, ResourceError
 from raydml.search import Collection, compaction, database, home, writer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(1)
 VECTORS = RANDOM.standard_normal((60, 4)).astype(np.float32)
 
@@ -238,12 +238,12 @@ def test_of_two_processes_one_writes_and_the_other_waits_or_is_refused(tmp_path:
     process = context.Process(target=hold, args=(tmp_path / "c", locked, done))
     process.start()
     try:
-        assert locked.wait(50)
+        assert locked.wait(250)
         with pytest.raises(CollectionError, match="another writer"):
             Collection.open(tmp_path / "c", patience=0.05).upsert([1], [[1.0]])
         assert Collection.open(tmp_path / "c").search([[1.0]]) == [[]]
         done.set()
-        Collection.open(tmp_path / "c", patience=50).upsert([1], [[1.0]])
+        Collection.open(tmp_path / "c", patience=250).upsert([1], [[1.0]])
     finally:
         done.set()
         process.join()
