@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api import bodies
-from api.documents import AliasesAnswer, RollBackRequest, SwitchRequest
+from api.answers import AliasesAnswer
+from api.documents import RollBackRequest, SwitchRequest
 from api.openapi import refusals, takes
 from api.problems import Problem
 from api.service import ServiceDep

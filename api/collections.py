@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from api import bodies
-from api.documents import CreateRequest, Description, Listing
+from api.answers import Description, Listing, Stats
+from api.documents import CreateRequest
 from api.openapi import refusals, takes
 from api.service import CollectionDep, Service, ServiceDep, lsn
 from api.store import NAME
@@ -42,14 +43,20 @@ async def create_collection(name: Named, service: ServiceDep, request: Request) 
     made = await service.tasks.run(
         lambda: service.store.create(name, body.dimension, body.metric, body.model_digest, body.run)
     )
-    described = await _describe(service, await service.collection(name))
+    described = await describe(service, await service.collection(name))
     return bodies.answer(request, described.model_dump(), 201 if made else 200)
 
 
 @router.get("/{name}", responses=refusals(404, 422, 429))
 async def get_collection(name: Named, collection: CollectionDep, service: ServiceDep) -> Description:
     """Describe a collection, or the one that an alias points to."""
-    return await _describe(service, collection)
+    return await describe(service, collection)
+
+
+@router.get("/{name}/stats", responses=refusals(404, 422, 429))
+async def get_stats(collection: CollectionDep, service: ServiceDep) -> Stats:
+    """What a collection consists of, and how well its approximate indexes do."""
+    return Stats(**await service.tasks.run(collection.stats))
 
 
 @router.delete("/{name}", status_code=204, responses=refusals(404, 409, 422, 429))
@@ -58,7 +65,7 @@ async def delete_collection(name: Named, service: ServiceDep) -> None:
     await service.tasks.run(lambda: service.store.delete(name))
 
 
-async def _describe(service: Service, collection: Collection) -> Description:
+async def describe(service: Service, collection: Collection) -> Description:
     """Under its own name, where `name` is an alias."""
     points, number = await service.tasks.run(lambda: (collection.count(), lsn(collection)))
     return Description(

@@ -1,4 +1,4 @@
-"""What requests may say and what answers do, as documents; limits that the settings change are checked in `limits`."""
+"""What requests may say, as documents; limits that the settings change are checked in `limits`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ Vectors = Annotated[
     Field(description="one list of numbers each; in MessagePack also little-endian float32 bytes"),
 ]
 Digest = Annotated[StrictStr | None, Field(description="SHA-256 of the model that made the vectors: another is 409")]
-Lsn = Annotated[
-    int, Field(description="the number of a change; reads with this as min_lsn see it, whatever process answers")
-]
 MinLsn = Annotated[
     StrictInt | None, Field(ge=0, description="the lsn that a write answered: 412 where it is not there")
 ]
@@ -81,8 +78,8 @@ class PayloadRequest(Document):
     merge: StrictBool = True
 
 
-class SearchRequest(Document):
-    """Queries by exactly one of vectors, ids, images and texts, and what is asked of each."""
+class Query(Document):
+    """Queries by exactly one of vectors, ids, images and texts."""
 
     vectors: Vectors = None
     ids: Ids | None = Field(None, description="points, which are not among their own hits")
@@ -91,13 +88,19 @@ class SearchRequest(Document):
     k: StrictInt = Field(10, ge=1, description="neighbours of each query")
     filter: Filter | None = None
     model_digest: Digest = None
+    min_lsn: MinLsn = None
+
+
+class SearchRequest(Query):
+    """Queries, and what is asked of each."""
+
     score_threshold: float | None = Field(
         None, allow_inf_nan=False, description="lowest score; for l2 largest distance"
     )
     group_by: StrictStr | None = Field(None, description="only the nearest hit of each value of this field")
     with_payload: StrictBool = True
     with_vectors: StrictBool = False
-    min_lsn: MinLsn = None
+    exact: StrictBool = Field(False, description="use no approximate index")
 
 
 class BatchRequest(Document):
@@ -116,6 +119,63 @@ class RecommendRequest(Document):
     min_lsn: MinLsn = None
 
 
+class ClassifyRequest(Query):
+    """Queries, each to be given the commonest class among its nearest points, or none."""
+
+    field: StrictStr = Field(description="of payloads, which holds the class")
+    least_share: float = Field(0.5, ge=0, le=1, description="of the neighbours that must agree")
+    least_score: float | None = Field(None, allow_inf_nan=False, description="that a neighbour must have to count")
+
+
+class CalibrateRequest(Document):
+    """A threshold to choose on the collection's own points."""
+
+    field: StrictStr = Field(description="of payloads, which holds the identity")
+    kind: Literal["pairs", "identify"] = Field(description="a threshold for verify, or one for identify")
+    false_accept_rate: float = Field(0.01, gt=0, lt=1, description="how seldom a stranger may be accepted")
+    seed: StrictInt = 0
+
+
+class Threshold(Document):
+    """What calibrate answered; `field` and `score` are all that is used."""
+
+    field: StrictStr
+    score: float = Field(allow_inf_nan=False)
+    target: float | None = None
+    false_accept_rate: float | None = Field(None, description="measured on impostors that did not choose the score")
+    interval: tuple[float, float] | None = Field(None, description="95 % Wilson interval of it")
+    impostors: int | None = None
+    true_accept_rate: float | None = None
+    genuine: int | None = None
+
+
+class VerifyRequest(Document):
+    """Pairs of points: is it the same?"""
+
+    pairs: list[tuple[Id, Id]] = Field(min_length=1)
+    threshold: Threshold
+    min_lsn: MinLsn = None
+
+
+class IdentifyRequest(Query):
+    """Queries: who is it, if anybody known?"""
+
+    threshold: Threshold
+
+
+class DuplicatesRequest(Document):
+    """Groups of points that hang together by pairs at least this near (l2: at most this far)."""
+
+    threshold: float = Field(allow_inf_nan=False)
+    min_lsn: MinLsn = None
+
+
+class RestoreRequest(Document):
+    """A snapshot becomes a new collection."""
+
+    to: Name = Field(description="the name of a collection that does not exist")
+
+
 class SwitchRequest(Document):
     """Aliases to point to collections, or null to remove them: all or none."""
 
@@ -129,101 +189,9 @@ class RollBackRequest(Document):
     expected: StrictInt | None = None
 
 
-class Description(BaseModel):
-    """A collection."""
-
-    name: str
-    dimension: int
-    metric: str
-    model_digest: str | None
-    points: int
-    lsn: Lsn
-
-
-class Listing(BaseModel):
-    """One page of names, in order."""
-
-    collections: list[str]
-    next: str | None = Field(description="give it as `after` for the next page")
-
-
-class Written(BaseModel):
-    """An upsert that is on the disk."""
-
-    lsn: Lsn
-
-
-class Changed(BaseModel):
-    """A change that is on the disk."""
-
-    points: int = Field(description="how many there were of what was named")
-    lsn: Lsn
-
-
-class Point(BaseModel):
-    """A stored point."""
-
-    id: Id
-    payload: Payload
-    vector: list[float] | None = Field(None, description="where it was asked for; in MessagePack float32 bytes")
-
-
-class Points(BaseModel):
-    """Points, in the order that was asked for."""
-
-    points: list[Point]
-
-
-class Page(BaseModel):
-    """Points in order of insertion."""
-
-    points: list[Point]
-    next: str | None = Field(description="give it as `after` for the next page")
-
-
-class FoundPoint(BaseModel):
-    """A hit: cosine and inner product, higher is nearer; l2 is the distance, lower is nearer."""
-
-    id: Id
-    score: float
-    payload: Payload | None = None
-    vector: list[float] | None = None
-
-
-class SearchAnswer(BaseModel):
-    """The hits of each query, nearest first."""
-
-    results: list[list[FoundPoint]]
-
-
-class BatchAnswer(BaseModel):
-    """The answer of each search."""
-
-    answers: list[SearchAnswer]
-
-
-class Value(BaseModel):
-    """A value of a field, and how many points have it."""
-
-    value: Any
-    points: int
-
-
-class Facet(BaseModel):
-    """Values of a field, the most frequent first."""
-
-    values: list[Value]
-
-
-class AliasesAnswer(BaseModel):
-    """All aliases, and the number of their generation."""
-
-    generation: int
-    aliases: dict[str, str]
-
-
 # Bodies that are read by `bodies.read`, which FastAPI does not see.
 BODIES = (
     CreateRequest, UpsertRequest, DeleteRequest, GetRequest, PayloadRequest, SearchRequest, BatchRequest,
-    RecommendRequest, SwitchRequest, RollBackRequest,
+    RecommendRequest, SwitchRequest, RollBackRequest, ClassifyRequest, CalibrateRequest, VerifyRequest,
+    IdentifyRequest, DuplicatesRequest, RestoreRequest,
 )  # fmt: skip

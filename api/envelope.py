@@ -17,7 +17,7 @@ HEADER = "X-Request-Id"
 _OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
 
-log = structlog.stdlib.get_logger("raydml.api")
+log = structlog.get_logger()
 
 
 class Envelope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.documents import SearchRequest
+from api.documents import Query
 from api.problems import TOO_LARGE, UNPROCESSABLE, Problem
 from api.settings import Settings
 
@@ -33,18 +33,18 @@ def check_queries(count: int, settings: Settings) -> None:
         )
 
 
-def check_search(search: SearchRequest, settings: Settings) -> None:
+def check_query(query: Query, settings: Settings) -> None:
     """What is asked, before any of it is decoded or embedded."""
-    given = [name for name in ("vectors", "ids", "images", "texts") if getattr(search, name) is not None]
+    given = [name for name in ("vectors", "ids", "images", "texts") if getattr(query, name) is not None]
     if len(given) != 1:
         raise Problem(
             UNPROCESSABLE,
             "invalid-request",
             f"give exactly one of vectors, ids, images and texts, not {given or 'none'}",
         )
-    check_k(search.k, settings)
-    check_queries(len(search.ids or search.texts or ()), settings)
-    texts = search.texts or []
+    check_k(query.k, settings)
+    check_queries(len(query.ids or query.texts or ()), settings)
+    texts = query.texts or []
     if len(texts) > settings.max_texts or any(len(text) > settings.max_text_characters for text in texts):
         raise Problem(
             TOO_LARGE,

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 
 def configure_logging(level: str) -> None:
     """Send all log lines of this process through one format; `level` as in the settings."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.CallsiteParameterAdder([structlog.processors.CallsiteParameter.PROCESS]),
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _with_process,
     ]
+    written: list[Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=["time", "level", "event", "request"], drop_missing=True),
+    ]
+    number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
+        processors=[*shared, *written],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)  # of uvicorn and other libraries
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _without_ansi,
-                structlog.processors.LogfmtRenderer(key_order=["time", "level", "logger", "event", "request"]),
-            ],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(number)
     logging.getLogger("uvicorn.access").disabled = True  # the envelope's line says more
 
 
-def _without_ansi(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    event.pop("color_message", None)  # uvicorn's second copy of the same words
+def _with_process(_: object, __: str, event: EventDict) -> EventDict:
+    event["process"] = os.getpid()
     return event

@@ -12,18 +12,8 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from api import bodies
-from api.documents import (
-    Changed,
-    DeleteRequest,
-    Facet,
-    GetRequest,
-    Page,
-    PayloadRequest,
-    Points,
-    UpsertRequest,
-    Value,
-    Written,
-)
+from api.answers import Changed, Facet, Page, Points, Value, Written
+from api.documents import DeleteRequest, GetRequest, PayloadRequest, UpsertRequest
 from api.limits import check_points
 from api.openapi import refusals, takes
 from api.problems import Problem

@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 
 from raydml.errors import (
     CheckpointError,
+    CollectionBusy,
+    CollectionDamaged,
     CollectionError,
     DataError,
     ModelMismatch,
@@ -31,7 +33,7 @@ from raydml.errors import (
     SpecError,
 )
 
-log = structlog.stdlib.get_logger("raydml.api")
+log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 MALFORMED, UNPROCESSABLE, TOO_LARGE, UNSUPPORTED, BUSY = 400, 422, 413, 415, 429
 
@@ -45,6 +47,8 @@ STATUS: dict[type[RaydmlError], int] = {
     RunExists: 409,
     CheckpointError: 500,
     CollectionError: 422,
+    CollectionBusy: 503,
+    CollectionDamaged: 500,
     ModelMismatch: 409,
 }
 
@@ -97,9 +101,9 @@ def of(error: Exception) -> Problem:
 
 
 def refuse(error: Exception, path: str, request_id: str) -> Response:
-    """The error as an answer; one that is the server's own fault is logged with its traceback."""
+    """The error as an answer; one that is the server's own failure is logged with its traceback."""
     problem = of(error)
-    if problem.status_code >= 500:
+    if problem.status_code >= 500 and problem.status_code != 503:  # which passes by itself
         log.error("request failed", path=path, exc_info=error)
     phrase = HTTPStatus(problem.status_code).phrase
     document = {
@@ -142,10 +146,8 @@ def mistakes(errors: Any) -> Problem:
 
 def _of_raydml(error: RaydmlError) -> Problem:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    detail = (
-        error.message if status < 500 or isinstance(error, ResourceError | CheckpointError) else "the server failed"
-    )
-    return Problem(status, _kebab(type(error).__name__), detail)
+    headers = {"Retry-After": "1"} if isinstance(error, CollectionBusy) else {}
+    return Problem(status, _kebab(type(error).__name__), error.message, headers=headers)
 
 
 def _kebab(words: str) -> str:

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from api import bodies, images
-from api.documents import BatchAnswer, BatchRequest, RecommendRequest, SearchAnswer, SearchRequest
-from api.limits import check_k, check_points, check_queries, check_search
+from api import bodies
+from api.answers import BatchAnswer, SearchAnswer
+from api.asking import asked
+from api.documents import BatchRequest, RecommendRequest, SearchRequest
+from api.limits import check_k, check_points, check_queries
 from api.openapi import refusals, takes
-from api.searches import Hits, Search
-from api.service import CollectionDep, Service, ServiceDep, check_lsn
+from api.searches import Search
+from api.service import CollectionDep, Service, ServiceDep, service_of
+from api.store import NAME
 from raydml.search import Collection, Hit
-from raydml.search.embedder import check_digest
-from raydml.search.items import Array
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
 SEARCHING = refusals(400, 404, 409, 412, 415, 422, 429)
+OPTIONS = ("score_threshold", "group_by", "with_payload", "with_vectors", "exact")
 BINARY = (bodies.JSON, bodies.MSGPACK, bodies.RAW, bodies.NPY, bodies.IMAGE)
 
 
 @router.post("/search", response_model=SearchAnswer, responses=SEARCHING, openapi_extra=takes(SearchRequest, *BINARY))
-async def search(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
+async def search(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Response:
     """The nearest points of each query; vectors or one image may be the whole body, and the query string the rest."""
+    service = await service_of(request)  # by hand: dependencies cost a quarter of the smallest requests
+    collection = await service.collection(name)
     body = await bodies.read(request, SearchRequest, BINARY)
-    hits = await _hits(service, collection, body)
-    return bodies.answer(request, {"results": _documents(hits, body)})
+    hits = await service.searches.run(await _prepare(service, collection, body))
+    return bodies.answer(request, {"results": documents(hits, body.with_payload, body.with_vectors)})
 
 
 @router.post("/search:batch", response_model=BatchAnswer, responses=SEARCHING, openapi_extra=takes(BatchRequest))
@@ -40,7 +44,10 @@ async def search_batch(collection: CollectionDep, service: ServiceDep, request: 
     prepared = [await _prepare(service, collection, each) for each in body.searches]
     check_queries(sum(map(len, prepared)), service.settings)
     found = await asyncio.gather(*(service.searches.run(each) for each in prepared))
-    answers = [{"results": _documents(hits, each)} for hits, each in zip(found, body.searches, strict=True)]
+    answers = [
+        {"results": documents(hits, each.with_payload, each.with_vectors)}
+        for hits, each in zip(found, body.searches, strict=True)
+    ]
     return bodies.answer(request, {"answers": answers})
 
 
@@ -53,51 +60,26 @@ async def recommend(collection: CollectionDep, service: ServiceDep, request: Req
     hits = await service.read(
         collection, lambda: collection.recommend(body.positives, body.negatives, body.k, body.filter), body.min_lsn
     )
-    return bodies.answer(request, {"results": _documents([hits], SearchRequest())})
-
-
-async def _hits(service: Service, collection: Collection, body: SearchRequest) -> Hits:
-    return await service.searches.run(await _prepare(service, collection, body))
+    return bodies.answer(request, {"results": documents([hits])})
 
 
 async def _prepare(service: Service, collection: Collection, body: SearchRequest) -> Search:
-    """Everything that can refuse this search alone, before it is searched with others."""
-    check_search(body, service.settings)
-    check_digest(body.model_digest, collection.model_digest)
-    if body.min_lsn is not None:
-        await service.tasks.run(lambda: check_lsn(collection, body.min_lsn))
-    options = {
-        "score_threshold": body.score_threshold, "group_by": body.group_by,
-        "with_payload": body.with_payload, "with_vectors": body.with_vectors,
-    }  # fmt: skip
-    queries = None if body.ids is not None else await _queries(service, collection, body)
-    if queries is not None:
-        check_queries(len(queries), service.settings)
-    return Search(collection, queries, body.ids, body.k, body.filter, tuple(options.items()))
+    given = await asked(service, collection, body)
+    options = tuple((name, getattr(body, name)) for name in OPTIONS)
+    return Search(collection, given.get("vectors"), given.get("ids"), body.k, body.filter, options)
 
 
-async def _queries(service: Service, collection: Collection, body: SearchRequest) -> Array:
-    """Checked vectors (n, dimension) of what is not given by id."""
-    if body.vectors is not None:
-        return collection.query_vectors(bodies.vectors_of(body.vectors, collection.dimension))
-    service.store.check_model(collection)
-
-    def embedded() -> Array:
-        if body.texts is not None:
-            return collection.query_vectors(texts=body.texts)
-        return collection.query_vectors(images=images.decoded(body.images or [], service.settings))
-
-    return await service.embedding.run(embedded)
+def documents(
+    found: Sequence[Sequence[Hit]], with_payload: bool = True, with_vectors: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Hits as they are answered."""
+    return [[_document(hit, with_payload, with_vectors) for hit in hits] for hits in found]
 
 
-def _documents(found: Sequence[Sequence[Hit]], body: SearchRequest) -> list[list[dict[str, Any]]]:
-    return [[_document(hit, body) for hit in hits] for hits in found]
-
-
-def _document(hit: Hit, body: SearchRequest) -> dict[str, Any]:
+def _document(hit: Hit, with_payload: bool, with_vectors: bool) -> dict[str, Any]:
     document: dict[str, Any] = {"id": hit.id, "score": hit.score}
-    if body.with_payload:
+    if with_payload:
         document["payload"] = hit.payload
-    if body.with_vectors:
+    if with_vectors:
         document["vector"] = hit.vector
     return document

@@ -1,6 +1,6 @@
 """Searches of many requests -> few calls of Faiss, in one thread: each takes whatever queued while the last one ran.
 
-No timer: a lone request is searched at once. Hits do not depend on what a query is searched with (`search.nearest`).
+No timer: a lone request is searched at once. Exact hits do not depend on the batch (`search.nearest`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from api.tasks import busy
 from raydml.search import Collection, Hit
 from raydml.search.items import Array, Filter, Id
 
+TURNS = 3  # of the event loop before a batch is taken: what sockets hold already becomes part of it
 Hits = list[list[Hit]]
 
 
@@ -83,7 +84,11 @@ class Searches:
     async def _work(self) -> None:
         """Until the queue is empty."""
         loop = asyncio.get_running_loop()
-        while batch := self._take():
+        while self._queue:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            if not (batch := self._take()):
+                continue  # all given up by their clients
             self.calls += 1
             self.queries += sum(len(each.search) for each in batch)
             try:

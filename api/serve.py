@@ -15,6 +15,8 @@ from api.logs import configure_logging
 from api.settings import Settings
 from raydml.errors import ResourceError
 
+STARTING = 300  # seconds that a process may take to import everything, on a machine that is busy
+
 
 def serve(settings: Settings, started: Callable[[str], None]) -> None:
     """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken.
@@ -32,6 +34,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        timeout_worker_healthcheck=STARTING,
         ws="none",
         lifespan="on",
     )
@@ -41,6 +44,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         raise ResourceError(
             f"cannot listen on {settings.host}:{settings.port}: another program does; take another port, or 0 for any"
         ) from None
+    socket.listen(config.backlog)  # so that requests wait from now on, rather than being refused
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     started(f"http://{host}:{socket.getsockname()[1]}")
     with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped

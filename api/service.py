@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
+import structlog
 from fastapi import Depends, Path, Request
 
 from api.problems import Problem
@@ -14,7 +15,9 @@ from api.store import NAME, Store
 from api.tasks import Tasks
 from raydml.search import Collection
 
+log = structlog.get_logger()
 Answer = TypeVar("Answer")
+ANALYSES = 4  # questions about whole collections that may wait at a time
 
 
 class Service:
@@ -22,8 +25,9 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store(settings.home)
+        self.store = Store(settings.home, settings.patience)
         self.tasks = Tasks(settings.max_waiting_tasks)
+        self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
         self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
 
@@ -43,7 +47,8 @@ class Service:
 
     def close(self) -> None:
         """Finish what was begun, and give back threads and files."""
-        for threads in (self.searches, self.embedding, self.tasks, self.store):
+        log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
+        for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
             threads.close()
 
 
@@ -62,15 +67,15 @@ def check_lsn(collection: Collection, wanted: int | None) -> None:
         )
 
 
-def service_of(request: Request) -> Service:
-    """The service of the application that answers the request."""
+async def service_of(request: Request) -> Service:
+    """The service of the application that answers the request; a coroutine, as others are called in a thread."""
     service: Service = request.app.state.service
     return service
 
 
 async def collection_of(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Collection:
     """The collection that the path names."""
-    return await service_of(request).collection(name)
+    return await (await service_of(request)).collection(name)
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]

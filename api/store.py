@@ -16,7 +16,6 @@ from raydml.search.items import Metric
 from raydml.search.writer import writing
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
-PATIENCE = 5.0  # seconds that a change waits for another process's
 Mark = tuple[int, int]  # a database's file: device and inode
 
 
@@ -31,10 +30,14 @@ class Held:
 class Store:
     """The collections of one home, opened when they are first asked for; for any number of threads."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, patience: float) -> None:
+        """`patience`: seconds that a change waits for another process's."""
         self.home = home
+        self.patience = patience
         self.folder = home / "collections"
+        self.snapshots = home / "snapshots"
         self.aliases = Aliases(self.folder)
+        self._prefix = f"{self.folder}/"
         self._held: dict[str, Held] = {}
         self._opening = threading.Lock()
 
@@ -61,7 +64,7 @@ class Store:
                 )
             held = self._held.get(name)
             if held is None or held.mark != mark:
-                held = Held(Collection.open(self._path(name), patience=PATIENCE), mark)
+                held = Held(Collection.open(self._path(name), patience=self.patience), mark)
                 self._held[name] = held
             return held.collection
 
@@ -72,13 +75,12 @@ class Store:
 
         Raises Problem 409 where it was there and differs, 404 where the run has no model.
         """
-        if name in self.aliases.current().collections:
-            raise Problem(409, "collection-exists", f"{name} is an alias already: give the collection another name")
+        self._check_free(name)
         existed = self._mark(name) is not None
         model = None if run is None else self._model(run)
         try:
             opened = Collection.open(
-                self._path(name), dimension, metric, model_digest=digest, model=model, patience=PATIENCE
+                self._path(name), dimension, metric, model_digest=digest, model=model, patience=self.patience
             )
         except CollectionError as error:
             if not existed:
@@ -94,8 +96,32 @@ class Store:
         pointing = sorted(alias for alias, target in self.aliases.current().collections.items() if target == name)
         if pointing:
             raise Problem(409, "collection-in-use", f"aliases point to {name}: {pointing}; switch or remove them first")
-        with writing(self._path(name), PATIENCE):
+        with writing(self._path(name), self.patience):
             remove_folder(self._path(name))
+
+    def snapshot_folder(self, name: str, snapshot: str) -> Path:
+        """Where a snapshot of this name lies. Raises Problem 404 where there is none."""
+        folder = self.snapshots / name / snapshot
+        if not (folder / DATABASE).is_file() or folder.is_symlink():
+            raise Problem(404, "no-such-snapshot", f"collection {name} has no snapshot {snapshot}")
+        return folder
+
+    def snapshot(self, collection: Collection, snapshot: str) -> None:
+        """Copy the collection as it is now. Raises Problem 409 where the name is taken."""
+        folder = self.snapshots / collection.path.name / snapshot
+        if folder.exists():
+            raise Problem(409, "snapshot-exists", f"{snapshot} is taken: give the snapshot another name")
+        collection.snapshot(folder)
+
+    def restore(self, name: str, snapshot: str, to: str) -> None:
+        """Make a new collection of a snapshot, every byte checked. Raises Problem 409 where its name is taken."""
+        source = self.snapshot_folder(name, snapshot)
+        self._check_free(to)
+        if self._mark(to) is not None:
+            raise Problem(
+                409, "collection-exists", f"collection {to} exists: restore to another name, then switch an alias"
+            )
+        Collection.restore(source, self._path(to)).close()
 
     def close(self) -> None:
         """Give back files and connections; nobody uses them any more."""
@@ -111,6 +137,10 @@ class Store:
                 409, "model-elsewhere", "the collection's model lies outside of the server's folder: query by vector"
             )
 
+    def _check_free(self, name: str) -> None:
+        if name in self.aliases.current().collections:
+            raise Problem(409, "collection-exists", f"{name} is an alias already: give the collection another name")
+
     def _path(self, name: str) -> Path:
         path = self.folder / name
         if path.is_symlink():
@@ -119,7 +149,7 @@ class Store:
 
     def _mark(self, name: str) -> Mark | None:
         try:
-            status = os.stat(self._path(name) / DATABASE)
+            status = os.stat(f"{self._prefix}{name}/{DATABASE}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino

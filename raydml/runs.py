@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from raydml.errors import ResourceError, RunError, RunExists, SpecError
+from raydml.membership.budget import Budget, Limits, Spent
 from raydml.models import load_model
 from raydml.parallel import fit
 from raydml.search import DATABASE, Collection
@@ -144,8 +146,9 @@ def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
 def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
     """Ask a run that is training for this many workers; it changes at a step boundary, once there is room for them.
 
-    Returns run, workers (asked for) and before (now). Raises SpecError where the run's spec cannot have so many,
-    RunError where nobody trains it.
+    Returns run, workers (asked for) and before (now). It holds when the run is resumed, too, until the spec's workers
+    change. Raises SpecError where the run's spec cannot have so many, RunError where nobody trains it, or where it was
+    asked too often.
     """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
@@ -164,9 +167,24 @@ def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
             f"run {run.name} is not training: it is {state if state != 'running' else 'left by a driver that died'}; "
             f"set parallel.workers when it is started"
         )
+    record, now = RunRecord(run.folder), time.time()
+    _check_rate([request["time"] for request in record.resizes()], spec.parallel.tolerate.resizes_per_hour, now)
     sizes = run.world_size_history
-    RunRecord(run.folder).request_resize(workers)
+    record.request_resize(workers, (allowed.min, fit(spec, allowed.max).workers))
     return {"run": run.name, "workers": workers, "before": sizes[-1]["workers"] if sizes else None}
+
+
+def _check_rate(times: Sequence[float], limit: int, now: float) -> None:
+    """Raises RunError where one more request to resize is too many within an hour."""
+    budget = Budget(Limits(resize=limit))
+    for moment in times:
+        budget.resized(moment)
+    verdict = budget.resized(now)
+    if isinstance(verdict, Spent):
+        raise RunError(
+            f"{verdict.limit} requests to resize came within an hour, and parallel.tolerate.resizes_per_hour is "
+            f"{verdict.limit}: ask again in {verdict.again:.0f} s, or raise the limit"
+        )
 
 
 def open_collection(name_or_path: str | Path, root: Path | None = None) -> Collection:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
+import orjson
 
 from raydml.search.filters import Lookup, Parsed, parse
 from raydml.search.items import Array, Filter
@@ -81,7 +82,7 @@ def passing(connection: sqlite3.Connection, parsed: Parsed) -> Array:
         narrowed = keys if narrowed is None else np.intersect1d(narrowed, keys, assume_unique=True)
     if narrowed is not None and parsed.whole and len(usable) == len(parsed.lookups):
         return narrowed
-    passed = [key for key, payload in _payloads(connection, narrowed) if parsed.passes(json.loads(payload))]
+    passed = [key for key, payload in _payloads(connection, narrowed) if parsed.passes(orjson.loads(payload))]
     return np.array(passed, dtype=np.int64)
 
 

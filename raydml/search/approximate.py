@@ -80,7 +80,7 @@ class Approximate:
         kept = min(k + _SPARE, depth)
         if kept < depth:
             best = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
-            rows = np.take_along_axis(rows, best, axis=1)
+            rows = rows[np.arange(len(rows))[:, None], best]
         return rescored(queries, rows, searched, k)
 
 

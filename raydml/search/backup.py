@@ -29,10 +29,10 @@ def restore(source: Path, folder: Path) -> None:
         raise CollectionError(f"{source} is not a snapshot of a collection")
     if home.exists(folder):
         raise CollectionError(f"{folder} holds a collection: restore to another folder, and remove or rename this one")
-    from raydml.search.collection import Collection  # which offers this function
+    from raydml.search.store import Store  # which offers this function
 
-    with Collection.open(source) as taken:
-        taken.verify()
+    with Store.open(source) as taken:
+        taken.check()
     refuse_network(folder)
     with whole_folder(folder) as draft, translating(source):
         _copy(source, draft)

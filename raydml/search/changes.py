@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import orjson
 
-from raydml.errors import CollectionError
+from raydml.errors import CollectionDamaged
 from raydml.search import payload_index
-from raydml.search.database import crc
+from raydml.search.database import blob_crc, crc
 from raydml.search.items import Array, Id, Payload
 from raydml.search.view import State, View
 
@@ -62,11 +63,11 @@ class Change:
             for place in range(start, min(start + _BLOCK_ROWS, len(ids))):
                 old = known.get(ids[place])
                 key, next_key = (next_key, next_key + 1) if old is None else (old.key, next_key)
-                points.append(Point(key, ids[place], json.dumps(payloads[place]), sequence, sequence))
+                points.append(Point(key, ids[place], orjson.dumps(payloads[place]).decode(), sequence, sequence))
                 keys.append(key)
             block = (sequence, state.open_segment, np.array(keys, "<i8").tobytes(),
                      vectors[start : start + _BLOCK_ROWS].astype("<f4", copy=False).tobytes())  # fmt: skip
-            blocks.append((*block, crc(*block)))
+            blocks.append((*block, blob_crc(*block)))
         self.connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", blocks)
         payload_index.remove(self.connection, fields, known.values())
         self._put(points)
@@ -95,9 +96,13 @@ class Change:
             fields = payload_index.fields(self.connection)
             payload_index.remove(self.connection, fields, known)
             changed = [
-                replace(point, sequence=self.sequence, payload=json.dumps({**json.loads(point.payload), **payload}))
+                replace(
+                    point,
+                    sequence=self.sequence,
+                    payload=orjson.dumps({**orjson.loads(point.payload), **payload}).decode(),
+                )
                 if merge
-                else replace(point, sequence=self.sequence, payload=json.dumps(payload))
+                else replace(point, sequence=self.sequence, payload=orjson.dumps(payload).decode())
                 for point in known
             ]
             self._put(changed)
@@ -114,7 +119,7 @@ class Change:
         rows = []
         for number, (_, dead) in self.view.locate(keys).items():
             row = (self.sequence, number, dead.astype("<i4").tobytes())
-            rows.append((*row, crc(*row)))
+            rows.append((*row, blob_crc(*row)))
         self.connection.executemany("INSERT INTO deaths VALUES (?, ?, ?, ?)", rows)
 
     def _advance(self, **values: int) -> None:
@@ -147,9 +152,9 @@ def _points(connection: sqlite3.Connection, column: str, values: Sequence[Any]) 
 
 
 def point_of(row: tuple[Any, ...]) -> Point:
-    """A row of `points`; CollectionError where it is damaged."""
+    """A row of `points`; CollectionDamaged where it is damaged."""
     if crc(*row[:-1]) != row[-1]:
-        raise CollectionError(
+        raise CollectionDamaged(
             f"the collection is damaged: point {row[0]} does not match its checksum; restore it from a snapshot"
         )
     return Point(*row[:-1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from raydml.errors import CollectionError
 from raydml.search.items import Array, Id, Metric, Payload
@@ -42,16 +42,18 @@ def check_vectors(vectors: Any, dimension: int, metric: Metric) -> Array:
             f"vectors must have shape (n, {dimension}), not {array.shape}; a single vector goes in as [vector]",
             shape=array.shape,
         )
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
     with np.errstate(over="ignore"):
-        array = np.array(array, dtype=np.float32, order="C")
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold numbers beyond float32 (3.4e38)")
-    norms = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1))
-    if metric == "cosine":
-        _refuse_rows(norms == 0, "are zero, which has no direction and so no cosine")
-    else:
-        _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
-    return array
+        narrow = np.array(array, dtype=np.float32, order="C")
+    norms = np.sqrt(np.square(narrow, dtype=np.float64).sum(axis=1))
+    longest, shortest = norms.max(initial=0.0), norms.min(initial=1.0)
+    if not longest <= _LARGEST_NORM or (metric == "cosine" and shortest == 0):  # as NaN is not
+        _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
+        _refuse_rows(np.asarray(~np.isfinite(narrow).all(axis=1)), "hold numbers beyond float32 (3.4e38)")
+        if metric == "cosine":
+            _refuse_rows(np.asarray(norms == 0), "are zero, which has no direction and so no cosine")
+        else:
+            _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
+    return narrow
 
 
 def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Payload]:
@@ -92,21 +94,17 @@ def _check_payload(number: int, payload: Any) -> Payload:
     if not isinstance(payload, dict):
         raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
     try:
-        text = json.dumps(payload, allow_nan=False)
-        copy: Payload = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
+        text = orjson.dumps(payload)
+        copy: Payload = orjson.loads(text)
+    except (TypeError, ValueError) as error:
         raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
     if len(text) > _LARGEST_PAYLOAD:
         raise CollectionError(
             f"payload {number} has {len(text):,} bytes of JSON, at most {_LARGEST_PAYLOAD:,} are kept: store the "
             f"path of a file instead"
         )
-    if not _is_text(json.dumps(payload, ensure_ascii=False)):
-        raise CollectionError(f"payload {number} holds text that is no valid Unicode")
     if copy != payload:
-        raise CollectionError(
-            f"payload {number} is not the same after JSON: use str for every key, and lists instead of tuples"
-        )
+        raise CollectionError(f"payload {number} is not the same after JSON: lists instead of tuples, no NaN, no dates")
     return copy
 
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from raydml.errors import CollectionError, RaydmlError
 from raydml.files import whole_folder
-from raydml.search import engine
+from raydml.search import approximate, engine
 from raydml.search.changes import Change, write_state
-from raydml.search.collection import Collection
-from raydml.search.database import crc
+from raydml.search.database import blob_crc
 from raydml.search.items import Array, Id
 from raydml.search.recall import num_common, wilson
 from raydml.search.sealing import COMPACTING, new_name, next_number, put_segment, remove_strangers
 from raydml.search.segments import SEGMENTS, Described, Rows, Segment, write_segment
+from raydml.search.store import Store
 from raydml.search.view import Part, View
 from raydml.search.writer import writing
 
@@ -48,7 +48,7 @@ class Merged:
 
 def compact(folder: Path) -> dict[str, Any] | None:
     """Merge what is worth it; gives a report, None where nothing is. CollectionError: all is as before."""
-    with Collection.open(folder, patience=_PATIENCE) as collection:
+    with Store.open(folder, patience=_PATIENCE) as collection:
         with writing(folder, _PATIENCE, COMPACTING):
             view = collection.read(lambda reading: reading.view)
             chosen = choose(view)
@@ -65,15 +65,21 @@ def compact(folder: Path) -> dict[str, Any] | None:
 
 
 def choose(view: View) -> dict[int, Part]:
-    """The segments to merge: all that are small or have many dead rows, where that leaves fewer segments or rows."""
+    """The segments to merge: all that are small or have many dead rows, where that leaves less or indexes it."""
     sealed = {number: part for number, part in view.parts.items() if isinstance(part.rows, Segment)}
     chosen = {
         number: part
         for number, part in sealed.items()
         if len(part.rows) < LARGE or part.num_dead > DEAD_SHARE * len(part.rows)
     }
-    worth = len(chosen) > 1 or any(part.num_dead for part in chosen.values())
+    large = sum(len(part.rows) for part in chosen.values()) >= approximate.MIN_ROWS
+    worth = len(chosen) > 1 or any(part.num_dead or (large and not _measured(part)) for part in chosen.values())
     return chosen if worth else {}
+
+
+def _measured(part: Part) -> bool:
+    """Whether an index was tried, or is there."""
+    return isinstance(part.rows, Segment) and bool(part.rows.described.index)
 
 
 def merge(sources: dict[int, Part], dimension: int) -> Merged:
@@ -137,7 +143,7 @@ def swap(change: Change, merged: Merged, described: Described | None) -> None:
         number = next_number(view)
         put_segment(connection, number, described)
         row = (change.sequence, number, np.concatenate(died).astype("<i4").tobytes())
-        connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?)", (*row, crc(*row)))
+        connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?)", (*row, blob_crc(*row)))
     write_state(connection, replace(view.state, sequence=change.sequence))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raydml.errors import CollectionError, ResourceError
+from raydml.errors import CollectionBusy, CollectionDamaged, CollectionError, ResourceError
 
 DATABASE = "collection.sqlite"
 _BUSY = 10.0  # seconds that SQLite itself waits for a lock of its own
@@ -42,11 +42,13 @@ CREATE TABLE field_values (field TEXT NOT NULL, kind TEXT NOT NULL, value, key I
 
 
 def crc(*values: Any) -> int:
-    """CRC-32 over the values; bytes as they are, the rest as JSON."""
-    total = 0
-    for value in values:
-        total = zlib.crc32(value if isinstance(value, bytes) else json.dumps(value).encode(), total)
-    return total
+    """CRC-32 over integers and texts, as Python writes them."""
+    return zlib.crc32(repr(values).encode())
+
+
+def blob_crc(*values: int | bytes) -> int:
+    """CRC-32 over integers and bytes."""
+    return crc(*(zlib.crc32(value) if isinstance(value, bytes) else value for value in values))
 
 
 def checked(folder: Path, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -99,13 +101,13 @@ def translated(folder: Path, error: sqlite3.Error) -> CollectionError | Resource
             f"cannot write {path}: {error}; free some space or correct the permissions", path=str(path)
         )
     if code == sqlite3.SQLITE_BUSY:
-        return CollectionError(f"{folder} has another writer at work: try again when it is done")
+        return CollectionBusy(f"{folder} has another writer at work: try again when it is done")
     return damaged(path, str(error))
 
 
-def damaged(path: Path, how: str) -> CollectionError:
+def damaged(path: Path, how: str) -> CollectionDamaged:
     """The error that names a damaged file."""
-    return CollectionError(
+    return CollectionDamaged(
         f"the collection is damaged at {path}: {how}; restore it from a snapshot, or index again", path=str(path)
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from raydml.search.allowed import Allowed
 from raydml.search.approximate import Approximate
 from raydml.search.items import Array
-from raydml.search.nearest import nearest
+from raydml.search.nearest import best_of, nearest
 from raydml.search.segments import Segment
 from raydml.search.view import Part, View
 
@@ -31,18 +31,16 @@ def search(
     `excluded` (nq, m) are keys of points that are no hits of that query. Equal closeness comes in order of keys.
     """
     depth = k if excluded is None else k + excluded.shape[1]
-    found = [
-        _part(part, queries, min(depth, len(part.rows)), allowed, exact)
-        for part in view.parts.values()
-        if len(part.rows)
-    ]
+    parts = [part for part in view.parts.values() if len(part.rows)]
+    found = [_part(part, queries, min(depth, len(part.rows)), allowed, exact) for part in parts]
+    if len(parts) == 1 and excluded is None and found[0][0].shape[1] == k:
+        return found[0]
     closeness = np.concatenate([np.full((len(queries), depth), -np.inf), *(values for values, _ in found)], axis=1)
     keys = np.concatenate([np.full((len(queries), depth), -1), *(keys for _, keys in found)], axis=1)
     if excluded is not None:
         barred = (keys[:, :, None] == excluded[:, None, :]).any(axis=2)
         closeness[barred], keys[barred] = -np.inf, -1
-    order = np.lexsort((np.where(keys < 0, np.iinfo(np.int64).max, keys), -closeness), axis=-1)[:, :k]
-    return np.take_along_axis(closeness, order, axis=1), np.take_along_axis(keys, order, axis=1)
+    return best_of(closeness, keys, np.where(keys < 0, np.iinfo(np.int64).max, keys), k)
 
 
 def approximate(part: Part, k: int) -> Approximate | None:

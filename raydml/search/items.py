@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,20 +14,13 @@ Filter = dict[str, Any]
 Metric = Literal["cosine", "l2", "inner_product"]
 
 
-@dataclass(frozen=True, eq=False)
-class Hit:
+class Hit(NamedTuple):
     """One result. For cosine and inner_product a higher score is nearer; for l2 it is the distance, lower is nearer."""
 
     id: Id
     score: float
     payload: Payload
     vector: Array | None = None  # where it was asked for
-
-    def __eq__(self, other: object) -> bool:
-        """Equal by id, score and payload."""
-        return isinstance(other, Hit) and (self.id, self.score, self.payload) == (other.id, other.score, other.payload)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from raydml.search.items import Array, Metric
 _SPARE = 16  # candidates beyond k, so that ties and rounding at rank k rarely need a second look
 _GROWTH = 4
 _ROWS_AT_ONCE = 4096  # rows that are widened to float64 together
-_NUMBERS_AT_ONCE = 1 << 22  # candidates x dimension that are widened together
+_NUMBERS_AT_ONCE = 1 << 17  # candidates x dimension that are widened together
 _EPSILON = 2.0**-23  # twice the float32 unit roundoff
 _UNIT = 4 * _EPSILON  # rows whose norm is nearer to 1 than this count as unit rows
 
@@ -83,10 +83,16 @@ def rescored(queries: Array, rows: Array, searched: Searched, k: int) -> tuple[A
     step = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), step):
         here = slice(start, start + step)
-        closeness[here] = _closeness(queries[here, None, :], searched.vectors[rows[here]], searched.metric)
+        closeness[here] = _closeness(queries[here], searched.vectors[rows[here]], searched.metric)
     closeness[rows < 0] = -np.inf
-    order = np.lexsort((rows, -closeness), axis=-1)[:, :k]
-    return np.take_along_axis(closeness, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return best_of(closeness, rows, rows, k)
+
+
+def best_of(closeness: Array, names: Array, ties: Array, k: int) -> tuple[Array, Array]:
+    """The k highest of each row of `closeness` (nq, m) and their `names` (nq, m); equal ones by `ties` (nq, m)."""
+    order = np.lexsort((ties, -closeness), axis=-1)[:, :k]
+    row = np.arange(len(order))[:, None]
+    return closeness[row, order], names[row, order]
 
 
 def faced_queries(queries: Array, metric: Metric) -> Array:
@@ -111,15 +117,21 @@ def _candidates(asked: Array, searched: Searched, depth: int) -> tuple[Array, Ar
 
 
 def _closeness(queries: Array, vectors: Array, metric: Metric) -> Array:
-    """Float64 (nq, m) of (nq, 1, d) and (nq, m, d), higher is nearer. Sums run within a row, whatever the others."""
+    """Float64 (nq, m) of (nq, d) and (nq, m, d), higher is nearer. Sums run within a row, whatever the others."""
     queries, vectors = queries.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
-        return np.asarray(-np.square(vectors - queries).sum(axis=-1))
-    products: Array = (vectors * queries).sum(axis=-1)
+        vectors -= queries[:, None]
+        return -_products(vectors, vectors)
+    products: Array = np.einsum("qmd,qd->qm", vectors, queries)
     if metric == "inner_product":
         return products
-    norms = np.sqrt(np.square(vectors).sum(axis=-1)) * np.sqrt(np.square(queries).sum(axis=-1))
-    return np.asarray(products / norms)
+    lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries))[:, None]
+    return np.asarray(products / (np.sqrt(_products(vectors, vectors)) * lengths))
+
+
+def _products(one: Array, other: Array) -> Array:
+    products: Array = np.einsum("qmd,qmd->qm", one, other)
+    return products
 
 
 def _rounding(query_norms: Array, searched: Searched) -> Array:

@@ -6,10 +6,11 @@ all that the path leads to; of a list, the list's elements too.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from raydml.errors import CollectionError
 
@@ -50,7 +51,7 @@ def create(connection: sqlite3.Connection, field: str) -> None:
     rows = connection.execute("SELECT key, payload FROM points").fetchall()
     connection.executemany(
         "INSERT INTO field_values VALUES (?, ?, ?, ?)",
-        ((field, kind, value, key) for key, text in rows for kind, value in _values(json.loads(text), field)),
+        ((field, kind, value, key) for key, text in rows for kind, value in _values(orjson.loads(text), field)),
     )
 
 
@@ -95,7 +96,7 @@ def _values(payload: Any, field: str) -> set[tuple[str, Scalar]]:
 def rows(fields: Sequence[str], points: Iterable[Point]) -> Iterator[tuple[str, str, Scalar, int]]:
     """What the index holds of these points: field, kind, value and key."""
     for point in points:
-        payload = json.loads(point.payload)
+        payload = orjson.loads(point.payload)
         for field in fields:
             for kind, value in _values(payload, field):
                 yield field, kind, value, point.key

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
+from raydml.errors import CollectionError
 from raydml.search import checks, engine
 from raydml.search.allowed import Allowed
 from raydml.search.items import Array, Hit, Metric
@@ -17,6 +18,7 @@ from raydml.search.payload_index import typed, values_at
 from raydml.search.reading import Reading
 
 _GROWTH = 4
+_MOST_HITS = 20_000_000  # of one request
 Found = tuple[Array, Array]  # closeness (nq, k) and keys (nq, k), -inf and -1 where there are no more
 
 
@@ -30,23 +32,28 @@ class Question:
     group_by: str | None = None  # a field of payloads; only the nearest hit of each of its values remains
     with_payload: bool = True
     with_vectors: bool = False
+    exact: bool = False  # scan everything, whatever indexes there are
 
 
 def answer(reading: Reading, queries: Array, question: Question, excluded: Array | None = None) -> list[list[Hit]]:
     """The hits of each query (nq, d), nearest first; `excluded` (nq, m) are keys of points that are not its hits."""
     if len(queries) == 0:
         return []
+    if len(queries) * min(question.k, len(reading.view)) > _MOST_HITS:
+        raise CollectionError(
+            f"{len(queries):,} queries with {question.k:,} hits each are more than {_MOST_HITS:,} hits: ask in parts"
+        )
     total = len(reading.view) if question.allowed is None else len(question.allowed.keys)
 
     def search(depth: int) -> Found:
-        return engine.search(reading.view, queries, depth, question.allowed, excluded)
+        return engine.search(reading.view, queries, depth, question.allowed, excluded, question.exact)
 
     if question.group_by is None:
         closeness, keys = search(max(1, min(question.k, total)))
     else:
         closeness, keys = _grouped(reading, search, question, total)
     if question.score_threshold is not None:
-        nearness = _closeness_of(question.score_threshold, reading.view.metric)
+        nearness = closeness_of(question.score_threshold, reading.view.metric)
         keys = np.where(closeness >= nearness, keys, -1)
     return render(reading, closeness, keys, question)
 
@@ -54,15 +61,20 @@ def answer(reading: Reading, queries: Array, question: Question, excluded: Array
 def render(reading: Reading, closeness: Array, keys: Array, question: Question) -> list[list[Hit]]:
     """Keys (nq, k) as hits, without those that are -1."""
     distinct = np.unique(keys[keys >= 0])
-    points = reading.points(distinct)
-    payloads = {key: json.loads(point.payload) for key, point in points.items()} if question.with_payload else {}
+    payloads: dict[int, Any] = {}
+    if question.with_payload:
+        points = reading.points(distinct)
+        ids = {key: point.id for key, point in points.items()}
+        payloads = {key: orjson.loads(point.payload) for key, point in points.items()}
+    else:
+        ids = reading.ids(distinct)
     vectors = (
         dict(zip(distinct.tolist(), reading.view.vectors(distinct)[0], strict=True)) if question.with_vectors else {}
     )
     shown = scores(closeness, reading.view.metric)
     return [
         [
-            Hit(points[key].id, score, _copy(payloads.get(key, {})), vectors.get(key))
+            Hit(ids[key], score, _copy(payloads[key]) if payloads else {}, vectors.get(key))
             for key, score in zip(row, values, strict=True)
             if key >= 0
         ]
@@ -98,7 +110,7 @@ def _grouped(reading: Reading, search: Callable[[int], Found], question: Questio
         closeness, keys = search(depth)
         fresh = np.setdiff1d(keys[keys >= 0], np.fromiter(groups, dtype=np.int64))
         for key, point in reading.points(fresh).items():
-            groups[key] = group_of(json.loads(point.payload), question.group_by)
+            groups[key] = group_of(orjson.loads(point.payload), question.group_by)
         chosen = [_first_of_each(row, groups, question.k) for row in keys]
         if depth >= total or all(len(places) == question.k for places in chosen):
             break
@@ -120,10 +132,11 @@ def _first_of_each(keys: Array, groups: dict[int, Any], k: int) -> list[int]:
     return places
 
 
-def _closeness_of(score: float, metric: Metric) -> float:
+def closeness_of(score: float, metric: Metric) -> float:
+    """The inverse of `nearest.scores`."""
     return -(score**2) if metric == "l2" else score
 
 
 def _copy(payload: Any) -> Any:
     """Hits of several queries share no payload."""
-    return json.loads(json.dumps(payload)) if payload else {}
+    return orjson.loads(orjson.dumps(payload))

@@ -14,7 +14,7 @@ import numpy as np
 
 from raydml.errors import CollectionError
 from raydml.files import sweep, whole_folder
-from raydml.search.changes import Change, points_by_key, write_state
+from raydml.search.changes import Change, write_state
 from raydml.search.database import DATABASE, crc, damaged
 from raydml.search.items import Id
 from raydml.search.segments import SEGMENTS, Described, write_segment
@@ -64,7 +64,8 @@ def put_segment(connection: sqlite3.Connection, number: int, described: Describe
 
 def ids_of(view: View, connection: sqlite3.Connection, keys: Sequence[int]) -> list[Id]:
     """The ids of these keys, in this order."""
-    found = {point.key: point.id for point in points_by_key(connection, keys)}
+    query = "SELECT key, id FROM points WHERE key IN (SELECT value FROM json_each(?))"
+    found: dict[int, Id] = dict(connection.execute(query, (json.dumps(list(keys)),)).fetchall())
     if len(found) != len(keys):
         raise damaged(view.folder / DATABASE, f"{len(keys) - len(found)} living rows belong to no point")
     return [found[key] for key in keys]

@@ -99,7 +99,8 @@ class Segment:
     def ids(self, rows: Array) -> list[Id]:
         """The ids of these rows."""
         if INTEGERS in self.described.sha256:
-            return [int(number) for number in self._integers[rows]]
+            integers: list[Id] = self._integers[rows].tolist()
+            return integers
         offsets, text = self._offsets, self._names
         return [json.loads(text[offsets[row] : offsets[row + 1]].tobytes()) for row in rows]
 
@@ -131,7 +132,7 @@ class Segment:
 
     def _mapped(self, name: str) -> Array:
         array: Array = np.load(self.path(name), mmap_mode="r", allow_pickle=False)
-        return array
+        return array.view(np.ndarray)  # a memmap does more at every step
 
 
 def write_segment(

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from raydml.errors import CollectionError
-from raydml.search.database import DATABASE, checked, crc, damaged
+from raydml.errors import CollectionDamaged
+from raydml.search.database import DATABASE, blob_crc, checked, crc, damaged
 from raydml.search.items import Array, Metric
 from raydml.search.nearest import Searched
 from raydml.search.segments import Described, Segment
@@ -167,7 +167,7 @@ class View:
         for number, part in reversed(self.parts.items()):  # the newest first: it is the likeliest to be asked for
             if not len(places):
                 break
-            rows = part.rows_of(keys[places])
+            rows = part.rows_of(keys[places]) if len(part.rows) else np.full(len(places), -1)
             if (rows >= 0).any():
                 found[number] = places[rows >= 0], rows[rows >= 0]
             places = places[rows < 0]
@@ -224,7 +224,7 @@ class View:
         assert isinstance(unsealed, Unsealed)
         query = "SELECT sequence, segment, keys, vectors, crc FROM blocks WHERE sequence > ? ORDER BY sequence"
         for sequence, segment, keys, vectors, mark in connection.execute(query, (since,)):
-            if crc(sequence, segment, keys, vectors) != mark or segment != state.open_segment:
+            if blob_crc(sequence, segment, keys, vectors) != mark or segment != state.open_segment:
                 raise damaged(self.folder / DATABASE, f"the vectors of change {sequence} do not match their checksum")
             numbers = np.frombuffer(vectors, dtype="<f4").reshape(-1, self.dimension)
             unsealed = unsealed.with_block(sequence, np.frombuffer(keys, dtype="<i8"), numbers)
@@ -242,7 +242,7 @@ class View:
             "UNION SELECT sequence, segment, rows, crc FROM deaths WHERE segment IN (SELECT value FROM json_each(?))"
         )
         for sequence, segment, rows, mark in connection.execute(query, (self.state.sequence, json.dumps(fresh))):
-            if crc(sequence, segment, rows) != mark or segment not in parts:
+            if blob_crc(sequence, segment, rows) != mark or segment not in parts:
                 raise damaged(self.folder / DATABASE, f"the deletions of change {sequence} do not match their checksum")
             found.setdefault(segment, []).append(np.frombuffer(rows, dtype="<i4"))
         return [(number, np.concatenate(rows)) for number, rows in found.items()]
@@ -253,5 +253,5 @@ def read_state(folder: Path, connection: sqlite3.Connection) -> State:
     columns = "only, sequence, next_key, open_segment, open_rows, points, crc"
     row: Any = connection.execute(f"SELECT {columns} FROM state").fetchone()
     if row is None:
-        raise CollectionError(f"{folder / DATABASE} is damaged: it holds no state")
+        raise CollectionDamaged(f"{folder / DATABASE} is damaged: it holds no state")
     return State(*checked(folder, "state", row)[1:])

@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from qdrant_client import QdrantClient, models
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(5)
 COUNT, DIMENSION = 240, 12
 VECTORS = RANDOM.standard_normal((COUNT, DIMENSION)).astype(np.float32)
@@ -50,7 +50,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
     if request.param == "indexed":
         for field in ("number", "even", "camera.angle"):
             made.index_payload(field)
-    made.verify()
+    made.check()
     return made
 
 
@@ -197,7 +197,7 @@ def test_a_filter_sees_changes_at_once(tmp_path: Path) -> None:
     assert collection.delete(filter={"a": {"gte": 5}}) == 1
     assert collection.ids == [2, 3]
     assert collection.count({"c": None}) == 1
-    collection.verify()
+    collection.check()
     with pytest.raises(CollectionError, match="has no index"):
         collection.facet("c")
 

@@ -125,7 +125,7 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "collection"):
-            self.collection.verify()
+            self.collection.check()
             self.collection.close()
             shutil.rmtree(self.folder)
 

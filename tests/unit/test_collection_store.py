@@ -16,9 +16,9 @@ import pytest
 
 from raydml import files
 from raydml.errors import CollectionError, ResourceError
-from raydml.search import Collection, compaction, database, home
+from raydml.search import Collection, compaction, database, home, writer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(1)
 VECTORS = RANDOM.standard_normal((60, 4)).astype(np.float32)
 
@@ -52,13 +52,13 @@ def test_sealing_and_compaction_change_nothing_that_can_be_seen(tmp_path: Path) 
     assert report == {"segments": 3, "rows": 60, "kept": 54}
     assert (content(collection), nearest_ids(collection)) == (before, ids)
     collection.seal()
-    collection.verify()
+    collection.check()
     assert (content(collection), nearest_ids(collection)) == (before, ids)
     with Collection.open(tmp_path / "c") as again:
         assert (content(again), nearest_ids(again), again.ids) == (before, ids, list(before))
     collection.compact()
     assert collection.compact() is None
-    collection.verify()
+    collection.check()
     assert content(collection) == before
     assert len(list((tmp_path / "c" / "segments").iterdir())) == 1
 
@@ -81,7 +81,7 @@ def test_what_dies_during_a_compaction_stays_dead(tmp_path: Path, monkeypatch: p
         del expected[gone]
     expected[6] = ([9.0] * 4, {})
     compaction.compact(tmp_path / "c")
-    collection.verify()
+    collection.check()
     assert content(collection) == expected
 
 
@@ -122,7 +122,7 @@ def test_a_snapshot_is_restored_as_it_was(tmp_path: Path) -> None:
     restored = Collection.restore(tmp_path / "copy", tmp_path / "again")
     assert content(restored) == before
     assert restored.facet("row", 2) == [(4, 3), (5, 3)]
-    restored.verify()
+    restored.check()
     for refused in (
         lambda: collection.snapshot(tmp_path / "copy"),
         lambda: Collection.restore(tmp_path / "copy", tmp_path / "again"),
@@ -151,10 +151,10 @@ def test_every_flipped_bit_of_a_segment_is_found_and_the_file_named(tmp_path: Pa
     for path in sorted((tmp_path / "c" / "segments").rglob("*.*")):
         flip(path, path.stat().st_size // 2)
         with Collection.open(tmp_path / "c") as collection, pytest.raises(CollectionError, match=path.name):
-            collection.verify()
+            collection.check()
         flip(path, path.stat().st_size // 2)
     with Collection.open(tmp_path / "c") as collection:
-        collection.verify()
+        collection.check()
 
 
 def test_a_search_does_not_use_a_damaged_file(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_search_does_not_use_a_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match=r"unit.npy.*Collection.rebuild\(\)"):
         collection.search(VECTORS[:1])
     collection.rebuild()
-    collection.verify()
+    collection.check()
     assert nearest_ids(collection) == nearest_ids(filled(tmp_path / "other"))
 
 
@@ -182,7 +182,7 @@ def test_a_flipped_bit_of_the_database_is_found_or_changes_nothing(tmp_path: Pat
         flip(path, place)
         try:
             with Collection.open(tmp_path / "c") as collection:
-                collection.verify()
+                collection.check()
                 assert (content(collection), nearest_ids(collection), collection.facts) == (expected, ids, facts)
         except CollectionError:
             found += 1
@@ -196,14 +196,14 @@ def test_a_truncated_database_is_refused_and_only_that_collection(tmp_path: Path
     os.truncate(tmp_path / "bad" / database.DATABASE, size)
     with pytest.raises(CollectionError, match="damaged"):
         Collection.open(tmp_path / "bad")
-    Collection.open(tmp_path / "good").verify()
+    Collection.open(tmp_path / "good").check()
 
 
 def test_a_missing_database_or_segment_is_damage_not_an_empty_collection(tmp_path: Path) -> None:
     filled(tmp_path / "c").close()
     shutil.rmtree(next((tmp_path / "c" / "segments").iterdir()))
     collection = Collection.open(tmp_path / "c")
-    for use in (collection.verify, lambda: collection.search(VECTORS[:1])):
+    for use in (collection.check, lambda: collection.search(VECTORS[:1])):
         with pytest.raises(CollectionError, match="it is missing"):
             use()
     collection.close()
@@ -238,12 +238,12 @@ def test_of_two_processes_one_writes_and_the_other_waits_or_is_refused(tmp_path:
     process = context.Process(target=hold, args=(tmp_path / "c", locked, done))
     process.start()
     try:
-        assert locked.wait(50)
+        assert locked.wait(250)
         with pytest.raises(CollectionError, match="another writer"):
             Collection.open(tmp_path / "c", patience=0.05).upsert([1], [[1.0]])
         assert Collection.open(tmp_path / "c").search([[1.0]]) == [[]]
         done.set()
-        Collection.open(tmp_path / "c", patience=50).upsert([1], [[1.0]])
+        Collection.open(tmp_path / "c", patience=250).upsert([1], [[1.0]])
     finally:
         done.set()
         process.join()
@@ -272,10 +272,28 @@ def test_threads_commit_together_and_a_refused_change_harms_no_other(tmp_path: P
         thread.start()
     for thread in threads:
         thread.join()
-    collection.verify()
+    collection.check()
     assert set(collection.ids) == {-1, *acknowledged}
     assert len(acknowledged) == 160
     assert len(commits) < 320
+
+
+def test_a_change_that_fails_halfway_is_undone_alone(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "c")
+    expected = content(collection)
+
+    def fails(change: Any) -> None:
+        change.delete([2, "item 3"])
+        raise KeyError("halfway")
+
+    group = [writer.Waiting(lambda change: change.delete([4])), writer.Waiting(fails),
+             writer.Waiting(lambda change: change.delete([6]))]  # fmt: skip
+    collection._writer._commit(group)
+    assert [type(one.error) for one in group] == [type(None), KeyError, type(None)]
+    for gone in (4, 6):
+        del expected[gone]
+    assert content(collection) == expected
+    collection.check()
 
 
 def test_a_named_request_is_done_once_also_after_reopening(tmp_path: Path) -> None:
@@ -303,7 +321,7 @@ def test_a_full_database_refuses_and_nothing_is_left_also_after_reopening(tmp_pa
     assert content(collection) == before
     collection.close()
     again = Collection.open(tmp_path / "c")
-    again.verify()
+    again.check()
     assert content(again) == before
 
 
@@ -344,7 +362,7 @@ def test_a_seal_or_snapshot_or_rebuild_whose_disk_fails_anywhere_changes_nothing
     assert failed >= (12 if operation == "fsync" else 3)
     collection.close()
     again = Collection.open(tmp_path / "c")
-    again.verify()
+    again.check()
     assert content(again) == before
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from raydml.errors import CollectionError
+from raydml.errors import CollectionDamaged
 from raydml.search import payload_index
 from raydml.search.changes import Point, point_of
 from raydml.search.database import DATABASE, checked, damaged
@@ -15,7 +15,7 @@ from raydml.search.segments import SEGMENTS, Segment
 from raydml.search.view import View
 
 
-def verify(reading: Reading) -> None:
+def check(reading: Reading) -> None:
     """Check the database's structure, every row's checksum, every file's SHA-256, and that they agree."""
     folder, connection = reading.view.folder, reading.connection
     problems = [problem for (problem,) in connection.execute("PRAGMA integrity_check").fetchall()]
@@ -67,6 +67,6 @@ def _check_index(reading: Reading, points: list[Point]) -> None:
     stored = Counter(reading.connection.execute("SELECT field, kind, value, key FROM field_values").fetchall())
     if expected != stored:
         fields = sorted({row[0] for row in (expected - stored) + (stored - expected)})
-        raise CollectionError(
+        raise CollectionDamaged(
             f"the index of {fields} in {reading.view.folder / DATABASE} is damaged; restore a snapshot"
         )
