@@ -535,6 +535,7 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "fsdp": ("shard",),
     "tensor": ("tensor",),
     "pipeline": ("pipeline", "tensor"),
+    "auto": (),
 }
 
 

@@ -1,6 +1,6 @@
 """A model and a number of workers in; what a step of each strategy would hold, send and compute out, and the choice.
 
-Formulas and their check against counted bytes: docs/scaling.md. Figures are of the fullest worker and one step.
+Formulas and their check against counted bytes: docs/sharing-a-model.md. Figures are of the fullest worker and one step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.models import EmbeddingModel, chain
 from raydml.parallel.fsdp import blocks
+from raydml.parallel.group import Peers
 from raydml.parallel.memory import Memory, kept_by_forward, memory_of, worker_share
 from raydml.parallel.pipeline import example_of
 from raydml.parallel.randomness import STATE_BYTES
@@ -181,15 +182,16 @@ def _fsdp(facts: Facts, empty: Candidate) -> Candidate:
 class _Recorder(Splitter):
     """Notes the layers of a plan, and leaves them as they are."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, workers: int) -> None:
+        super().__init__(model, Peers(0, workers))
         self.columns: list[Any] = []
         self.rows: list[Any] = []
 
-    def column(self, layer: nn.Module, parts: int | None = None) -> None:
-        self.columns.append(layer)
-
-    def row(self, layer: nn.Module) -> None:
-        self.rows.append(layer)
+    def _turn(self, layer: nn.Module, kind: type, dims: dict[str, int], attribute: str | None = None) -> None:
+        if attribute in ("out_features", "out_channels"):
+            self.columns.append(layer)
+        elif attribute in ("in_features", "in_channels"):
+            self.rows.append(layer)
 
     def between(self, layer: nn.Module) -> None:
         """Small."""
@@ -199,7 +201,7 @@ def _tensor(facts: Facts, empty: Candidate) -> Candidate:
     size, data = empty.mesh.tensor, empty.workers // empty.mesh.tensor
     spec, memory, slices = facts.spec, facts.memory, facts.slices(data)
     check_tensor(facts.model, spec)
-    plan = _Recorder(facts.model)
+    plan = _Recorder(facts.model, size)
     PLANS[spec.model.backbone.kind](facts.model, plan)
     cut = sum(_numbers(layer) for layer in (*plan.columns, *plan.rows)) / max(1, _numbers(facts.model))
     left = 1 - cut + cut / size  # of all parameters, what a worker holds

@@ -149,16 +149,18 @@ def _shard(model: nn.Module, spec: JobSpec, group: Group, device: torch.device) 
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     low = torch.bfloat16 if spec.parallel.precision == "bf16" else None
+    wide = torch.float32 if low else None
     options: dict[str, Any] = {
         "mesh": group.device_mesh,
         "reshard_after_forward": True,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=wide),
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")
         if spec.parallel.offload
         else OffloadPolicy(),
     }
     for block in blocks(model):
         fully_shard(block, **options)
+    options["mp_policy"] = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=wide, output_dtype=wide)
     fully_shard(model, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):

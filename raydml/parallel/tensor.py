@@ -32,6 +32,8 @@ class TensorParallel(DataParallel):
     They start at the same random numbers, so that all draw the masks of one process. A worker alone holds all.
     """
 
+    _kept: bool | None
+
     def __init__(self, model: nn.Module, spec: JobSpec, group: Group, device: torch.device) -> None:
         peers = group.peers("tensor")
         check_tensor(model, spec)
@@ -39,9 +41,16 @@ class TensorParallel(DataParallel):
         if peers.size > 1:
             split(model, spec, splitter)
         super().__init__(model, spec, group.data, device)
+        self._peers, self._kept = peers, None
         self.spread = self._holding = None
         if peers.size > 1:
             self.spread = self._holding = Holding(group, model, splitter.cuts)
+
+    def _keeps(self) -> bool:
+        """Whether graphs wait for the pullback: alike for those who run a slice together."""
+        if self._kept is None:
+            self._kept = not self._peers.vote([not super()._keeps()])[0]
+        return self._kept
 
     def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """As in `DataParallel`, with the pieces of all workers."""

@@ -121,6 +121,25 @@ def test_fsdp_is_one_process_for_each_loss_and_uneven_slices(tmp_path: Path) -> 
     check(tmp_path, {"SupCon, mlp": ("SupCon", "mlp")}, (1, 3), strategy="fsdp")
 
 
+def test_bfloat16_stays_near_one_process(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    forms: dict[str, dict[str, Any]] = {
+        "fsdp": {"strategy": "fsdp"},
+        "tensor": {"strategy": "tensor", "mesh": {"tensor": 2}, "memory": "auto"},
+        "pipeline": {"strategy": "pipeline", "mesh": {"pipeline": 2}},
+    }
+
+    def document(**parallel: Any) -> str:
+        return spec_of(tmp_path, "contrastive", "vit", **{**parallel, "precision": "bf16"}).model_dump_json()
+
+    wanted = train_all(Group(0, 1, 9), ({"ddp": document()}, str(tmp_path)))["ddp"]
+    documents = {name: document(**form) for name, form in forms.items()}
+    for found in run_processes(2, train_all, (documents, str(tmp_path)), tmp_path):
+        for name in forms:
+            np.testing.assert_allclose(found[name]["losses"], wanted["losses"], rtol=0.02, err_msg=name)
+            np.testing.assert_allclose(found[name]["norms"], wanted["norms"], rtol=0.1, err_msg=name)
+
+
 def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]]:
     """Each spec goes on from the checkpoint of the one before, two steps more."""
     documents, folder = given
