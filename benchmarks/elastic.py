@@ -68,9 +68,13 @@ class Machines:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, logging_level="ERROR", log_to_driver=False)
         self.nodes: dict[str, Any] = {}
+        self._draining: list[threading.Timer] = []
 
     def set(self, count: int) -> None:
-        """Have exactly that many nodes."""
+        """Have exactly that many nodes, and none that is about to be taken away."""
+        for timer in self._draining:
+            timer.join()
+        self._draining.clear()
         while len(self.nodes) > count:
             self.kill(next(iter(self.nodes)))
         while len(self.nodes) < count:
@@ -95,7 +99,9 @@ class Machines:
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         accepted, why = ray._raylet.GcsClient(address=self.cluster.address).drain_node(node, reason, "bench", deadline)
         assert accepted, why
-        threading.Timer(30.0, lambda: self.kill(node)).start()
+        timer = threading.Timer(30.0, lambda: self.kill(node))
+        timer.start()
+        self._draining.append(timer)
 
 
 def job(data: Path, name: str, most: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydml.models import load_model
-    from raydml.run import evaluate, resize, train
+    from raydml.run import evaluate, train
+    from raydml.runs import resize
     from raydml.search import Collection
     from raydml.spec import JobSpec
 
@@ -22,7 +23,7 @@ _HOMES = {
     "JobSpec": "raydml.spec",
     "evaluate": "raydml.run",
     "load_model": "raydml.models",
-    "resize": "raydml.run",
+    "resize": "raydml.runs",
     "train": "raydml.run",
 }
 

@@ -325,6 +325,8 @@ PerAnchorTriplets = Literal["all"] | Annotated[int, Field(ge=1, le=100_000)]
 class CenterTerm(Frozen):
     """The center loss added to another one (Wen et al. 2016)."""
 
+    class_parallel: bool = Field(False, description="each centre on the worker that owns its class, not on all")
+
     weight: float = Field(0.01, ge=0, description="factor of the center loss")
     alpha: float = Field(0.5, ge=0, le=1, description="rate at which centres move, once a committed step")
     reduction: Literal["sum", "mean"] = Field("sum", description="over the rows of the batch; the paper sums")
@@ -341,8 +343,39 @@ class MemorySpec(Frozen):
     weight: float = Field(1, ge=0, le=1e6, description="factor of the loss against the memory")
 
 
+class ClassParallel(Frozen):
+    """Class vectors and their optimiser's state on the workers that own them, for very many classes."""
+
+
+class ClassParallelSoftmax(ClassParallel):
+    """A softmax over classes on their owners (model parallel, Deng et al. 2019; partial FC, An et al. 2022)."""
+
+    sample_rate: float = Field(
+        1.0, gt=0, le=1, description="share of the classes outside of the batch that a step compares with, drawn anew"
+    )
+
+
+class ClassParallelMargin(ClassParallelSoftmax):
+    """The same with a margin on the own class."""
+
+    gradient: Literal["exact", "insightface"] = Field(
+        "exact", description="of the own class's cosine; insightface: as its ArcFace has it, the margin a constant"
+    )
+
+
+def a_word_is_all(value: Any) -> Any:
+    """`class_parallel: true` is the defaults."""
+    return {} if value is True else None if value is False else value
+
+
+Parallel = Annotated[ClassParallel | None, BeforeValidator(a_word_is_all)]
+ParallelSoftmax = Annotated[ClassParallelSoftmax | None, BeforeValidator(a_word_is_all)]
+ParallelMargin = Annotated[ClassParallelMargin | None, BeforeValidator(a_word_is_all)]
+ON_OWNERS = "each class vector, and its optimiser's state, on the worker that owns the class, not on all"
+
+
 class AnyLoss(Frozen):
-    """Base of every loss: says why it takes no `memory`, unless it is Remembering."""
+    """Base of every loss: says why it takes no `memory`, unless it is Remembering, and refuses `class_parallel`."""
 
     no_memory: ClassVar[str] = "ranks or pairs the rows of one batch with each other"
 
@@ -353,6 +386,17 @@ class AnyLoss(Frozen):
             raise ValueError(
                 f"{value.get('kind')} takes no memory: it {cls.no_memory}; those that take one are contrastive, "
                 "triplet, multi_similarity, nt_xent, sup_con, circle and other losses over pairs"
+            )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _class_parallel_is_refused(cls, value: Any) -> Any:
+        asked = isinstance(value, dict) and value.get("class_parallel") not in (None, False)
+        if asked and "class_parallel" not in cls.model_fields:
+            raise ValueError(
+                f"{value.get('kind')} is not class_parallel; those that are: arc_face, cos_face, sub_center_arc_face, "
+                "curricular_face, normalized_softmax, softmax, proxy_anchor, center and the term `center` of any loss"
             )
         return value
 
@@ -442,10 +486,33 @@ class Proxied(Mined):
         return self
 
 
+class OnOwners(Proxied):
+    """A loss whose class vectors may live on their owners."""
+
+    class_parallel: Parallel = Field(None, description=ON_OWNERS)
+
+    @model_validator(mode="after")
+    def _owners_see_whole_columns(self) -> Self:
+        if self.class_parallel is None:
+            return self
+        given = [name for name in ("distance", "miner", "weight_regularizer") if getattr(self, name) is not None]
+        if self.reducer is not None and "divisor" in self.reducers:
+            given.append("reducer")
+        if given:
+            raise ValueError(f"class_parallel has the loss's own {', '.join(given)} alone: leave out what is given")
+        return self
+
+
 class CosineProxied(Proxied):
     """A margin softmax over cosines to class vectors."""
 
     distances: ClassVar[tuple[str, ...]] = ("cosine",)
+
+
+class CosineOnOwners(OnOwners, CosineProxied):
+    """One whose class vectors may live on their owners."""
+
+    class_parallel: ParallelMargin = Field(None, description=ON_OWNERS)
 
 
 # ---- losses: the table -----------------------------------------------------------------------------------------------
@@ -466,7 +533,7 @@ class AngularLoss(Remembering):
         return value
 
 
-class ArcFace(CosineProxied):
+class ArcFace(CosineOnOwners):
     """https://arxiv.org/abs/1801.07698"""
 
     kind: Literal["arc_face", "arcface"] = "arc_face"
@@ -500,7 +567,7 @@ class Contrastive(Remembering):
         return self
 
 
-class CosFace(CosineProxied):
+class CosFace(CosineOnOwners):
     """https://arxiv.org/abs/1801.09414"""
 
     kind: Literal["cos_face", "cosface"] = "cos_face"
@@ -603,8 +670,10 @@ class Nca(Remembering):
     softmax_scale: Scale = Field(1, description="inverse temperature")
 
 
-class NormalizedSoftmax(Proxied):
+class NormalizedSoftmax(OnOwners):
     """https://arxiv.org/abs/1811.12649"""
+
+    class_parallel: ParallelSoftmax = Field(None, description=ON_OWNERS)
 
     kind: Literal["normalized_softmax"] = "normalized_softmax"
     temperature: float = Field(0.05, gt=0, le=1e3, description="divides the logits")
@@ -642,7 +711,7 @@ class Pnp(Measured):
     variant: Literal["Ds", "Dq", "Iu", "Ib", "O"] = Field("O", description="function of the number of negatives before")
 
 
-class ProxyAnchor(Proxied):
+class ProxyAnchor(OnOwners):
     """https://arxiv.org/abs/2003.13911"""
 
     reducers: ClassVar[tuple[str, ...]] = ON_PROXIES
@@ -706,7 +775,7 @@ class SphereFace(CosineProxied):
     scale: Scale = Field(1, description="factor of the logits")
 
 
-class SubCenterArcFace(CosineProxied):
+class SubCenterArcFace(CosineOnOwners):
     """Deng et al., ECCV 2020: ArcFace with several centres a class."""
 
     kind: Literal["sub_center_arc_face", "subcenter_arcface"] = "sub_center_arc_face"
@@ -795,11 +864,36 @@ class TextbookTriplet(LossBase):
     miner: TextbookMiner = Field(default_factory=lambda: TextbookMiner(), description="which triplets count")
 
 
+class Owned(LossBase):
+    """Base of softmax heads that are class parallel always."""
+
+    no_memory: ClassVar[str] = Proxied.no_memory
+    class_parallel: Annotated[ClassParallelSoftmax, BeforeValidator(a_word_is_all)] = Field(
+        default_factory=lambda: ClassParallelSoftmax(), description="which classes a step compares with"
+    )
+
+
+class Softmax(Owned):
+    """Cross entropy of a linear classifier without bias, on the embeddings as they are."""
+
+    kind: Literal["softmax"] = "softmax"
+
+
+class CurricularFace(Owned):
+    """https://arxiv.org/abs/2004.00288: ArcFace that weighs hard classes more as training goes on."""
+
+    kind: Literal["curricular_face", "curricularface"] = "curricular_face"
+    margin: float = Field(28.6, ge=0, lt=180, description="degrees")
+    scale: Scale = Field(64, description="factor of the cosines")
+    momentum: float = Field(0.01, gt=0, le=1, description="share of the batch in the mean cosine that decides")
+
+
 class Center(AnyLoss):
     """1/2 sum_i |x_i - c_{y_i}|^2, centres moved by their own rule (Wen et al. 2016)."""
 
     no_memory: ClassVar[str] = "compares rows with centres of its own"
     kind: Literal["center"] = "center"
+    class_parallel: bool = Field(False, description="each centre on the worker that owns its class, not on all")
     alpha: float = Field(0.5, ge=0, le=1, description="rate at which centres move, once a committed step")
     reduction: Literal["sum", "mean"] = Field("sum", description="over the rows of the batch; the paper sums")
 
@@ -809,7 +903,7 @@ LossSpec = Annotated[
     | IntraPairVariance | LargeMarginSoftmax | LiftedStructure | MarginLoss | MultiSimilarity | Nca | NormalizedSoftmax
     | NPairs | NTXent | P2SGrad | Pnp | ProxyAnchor | ProxyNca | RankedList | SnrContrastive | SmoothAP | SoftTriple
     | SphereFace | SubCenterArcFace | SupCon | ThresholdConsistentMargin | TripletMargin | TupletMargin
-    | TextbookContrastive | TextbookTriplet | Center,
+    | Softmax | CurricularFace | TextbookContrastive | TextbookTriplet | Center,
     Field(discriminator="kind"),
     BeforeValidator(refuse),
 ]  # fmt: skip

@@ -144,6 +144,11 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_json(value: Any) -> str:
+    """SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make renames and new names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +24,6 @@ from raydml.errors import (
     DataError,
     Interrupted,
     ResourceError,
-    RunError,
-    RunExists,
     SpecError,
 )
 from raydml.evaluation import baseline
@@ -36,6 +32,8 @@ from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
 from raydml.progress import Progress, Watch
+from raydml.runs import Run, find_run, owned, set_aside
+from raydml.runs import home as default_home
 from raydml.search import Collection
 from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
@@ -51,116 +49,6 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part", bound=BaseModel)
 ALONE = Group(rank=0, size=1, num_slices=1)
-
-
-def home() -> Path:
-    """Where runs, data and collections live: RAYDML_HOME, or ~/.raydml."""
-    return Path(os.environ.get("RAYDML_HOME") or Path.home() / ".raydml").expanduser().resolve()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk; `module` is the user's own where it was trained with one."""
-
-    folder: Path
-    home: Path
-    module: nn.Module | None = None
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.folder.name
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Everything that run.json says now."""
-        return RunRecord(self.folder).read()
-
-    @property
-    def state(self) -> str:
-        """running, interrupted, failed or succeeded."""
-        return str(self.facts["state"])
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Retrieval metrics of the exported model on the test split."""
-        return dict(self.facts.get("metrics", {}))
-
-    @property
-    def intervals(self) -> dict[str, list[float]]:
-        """[low, high] of each metric: percentiles of its mean over bootstrap resamples of the queries."""
-        return dict(self.facts.get("intervals", {}))
-
-    @property
-    def baseline(self) -> dict[str, float]:
-        """The same metrics of the raw inputs."""
-        return dict(self.facts.get("baseline", {}))
-
-    @property
-    def model(self) -> Path:
-        """The exported model's folder, for `load_model`."""
-        return self.folder / "model"
-
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the exported weights file."""
-        return self.facts.get("sha256")
-
-    @property
-    def world_size_history(self) -> list[dict[str, int]]:
-        """From which step on how many workers trained."""
-        return history.world_sizes(RunRecord(self.folder).events())
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Changes of the group: time, step, cause, before, after, members, down (seconds), lost (steps), note.
-
-        `samples_lost` are the rows of the global batches of the steps lost.
-        """
-        events = RunRecord(self.folder).events()
-        size = load_spec(self.folder / "spec.yaml", []).batch.size if events else 0
-        return [event | {"samples_lost": event["lost"] * size} for event in events]
-
-    @property
-    def exactness(self) -> str:
-        """The level that the run kept: bitwise or exact."""
-        return str(self.facts["exactness"])
-
-    @property
-    def warnings(self) -> list[dict[str, Any]]:
-        """Rules of `watch` that were broken: step, rule, action and message of each."""
-        return RunRecord(self.folder).warnings()
-
-    @property
-    def collection(self) -> Collection:
-        """The collection that the run filled. Raises SpecError where its spec has no index."""
-        name = self.facts.get("collection")
-        if name is None:
-            raise SpecError(
-                f"run {self.name} filled no collection: add `index: {{collection: {self.name}}}` to its spec"
-            )
-        path = self.home / "collections" / name
-        if self.module is None:
-            return Collection.open(path, model=self.model)
-        return Collection.open(path, model=load_model(self.model, module=self.module))
-
-    def summary(self) -> dict[str, Any]:
-        """The document that `raydml train --json` ends with."""
-        return {
-            "run": self.name,
-            "state": self.state,
-            "metrics": self.metrics,
-            "intervals": self.intervals,
-            "baseline": self.baseline,
-            "model": str(self.model),
-            "collection": self.facts.get("collection"),
-            "sha256": self.sha256,
-            "state_sha256": self.facts.get("state_sha256"),
-            "world_size_history": self.world_size_history,
-            "events": self.events,
-            "exactness": self.exactness,
-            "warnings": self.warnings,
-        }
 
 
 def train(
@@ -182,8 +70,8 @@ def train(
     SpecError, DataError or ResourceError before work starts.
     """
     checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
-    root = Path(home).expanduser().resolve() if home else globals()["home"]()
-    with _owned(root / "runs" / checked.name, again) as record:
+    root = Path(home).expanduser().resolve() if home else default_home()
+    with owned(root / "runs" / checked.name, again) as record:
         checked, items, why = _prepare(checked, root, record, dataset, model)
         resume = _resume(checked, record, items)
         _begin(checked, record, items, resume.step)
@@ -221,60 +109,6 @@ def _located(spec: JobSpec) -> JobSpec:
 def _with_absolute_path(part: Part) -> Part:
     path = getattr(part, "path", None)
     return part if path is None else part.model_copy(update={"path": str(Path(path).expanduser().absolute())})
-
-
-@contextlib.contextmanager
-def _owned(folder: Path, again: bool) -> Iterator[RunRecord]:
-    """Hold the run's lease. Raises RunExists where it is finished or another process drives it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lease = os.open(_lease(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    except OSError as error:
-        raise ResourceError(
-            f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can."
-        ) from error
-    try:
-        try:
-            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunExists(
-                f"run {folder.name} is being trained by another process: wait, or take another name"
-            ) from error
-        record = RunRecord(folder)
-        if again and record.read():
-            _set_aside(folder)
-            folder.mkdir()
-        elif record.read().get("state") == "succeeded":
-            raise RunExists(f"run {folder.name} is finished: take another name, or --again to start anew")
-        yield record
-    finally:
-        os.close(lease)
-
-
-def _lease(folder: Path) -> Path:
-    """The file that a run's driver holds locked; beside the run's folder, which `again` renames."""
-    return folder.parent / f".{folder.name}.lease"
-
-
-def driven(folder: Path) -> bool:
-    """Whether a living process drives the run of this folder: somebody holds its lease."""
-    try:
-        lease = os.open(_lease(folder), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lease)
-    return False
-
-
-def _set_aside(folder: Path) -> None:
-    """Keep what an earlier run left under the next free `name~1`."""
-    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}~{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}~{number}"))
 
 
 def _prepare(
@@ -335,11 +169,7 @@ def _resume(spec: JobSpec, record: RunRecord, items: Dataset) -> Resume:
     checkpoints.sweep()
     if checkpoints.steps() and facts.get("fingerprint") not in (None, items.fingerprint):
         raise DataError("the data changed since this run began: restore it, or --again to start anew")
-    step, damaged = checkpoints.newest_whole()
-    if step is None and damaged:
-        raise CheckpointError(
-            f"run {spec.name} has no whole checkpoint: {'; '.join(damaged)}. Restore one, or --again to start anew"
-        )
+    step, damaged = checkpoints.whole_one(spec.name)
     return Resume(step, max(0, record.last_step() - (step or 0)), tuple(damaged))
 
 
@@ -431,7 +261,7 @@ def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None
     digest = record.read()["sha256"]
     path = root / "collections" / spec.index.collection
     if path.exists() and Collection.open(path).model_digest != digest:
-        _set_aside(path)
+        set_aside(path)
     collection = Collection.open(
         path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
     )
@@ -456,44 +286,6 @@ def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
         )
 
 
-def find_run(name_or_path: str | Path, root: Path | None = None) -> Run:
-    """A run by name under home, or by its folder. Raises RunError where there is none."""
-    root = root or home()
-    for folder in (root / "runs" / str(name_or_path), Path(name_or_path)):
-        if (folder / "run.json").exists():
-            return Run(folder.resolve(), root)
-    known = sorted(path.parent.name for path in root.glob("runs/*/run.json"))
-    raise RunError(f"there is no run {name_or_path} under {root / 'runs'}; there are {known or 'none'}")
-
-
-def resize(name_or_path: str | Path, workers: int) -> dict[str, Any]:
-    """Ask a run that is training for this many workers; it changes at a step boundary, once there is room for them.
-
-    Returns run, workers (asked for) and before (now). Raises SpecError where the run's spec cannot have so many,
-    RunError where nobody trains it.
-    """
-    run = find_run(name_or_path)
-    spec = load_spec(run.folder / "spec.yaml", [])
-    allowed, usable = spec.parallel.workers, fit(spec, workers)
-    if usable.reason is not None:
-        raise SpecError(f"run {run.name} cannot have {workers} workers: {usable.reason}")
-    if not allowed.min <= workers <= allowed.max:
-        raise SpecError(
-            f"run {run.name} cannot have {workers} workers: parallel.workers of its spec allows {allowed.min} to "
-            f"{allowed.max}. Stop it, and resume it with --set parallel.workers.max=...: the bits stay the same"
-        )
-    facts = run.facts
-    if facts["state"] != "running" or facts.get("trained") or not driven(run.folder):
-        state = "trained already" if facts.get("trained") else facts["state"]
-        raise RunError(
-            f"run {run.name} is not training: it is {state if state != 'running' else 'left by a driver that died'}; "
-            f"set parallel.workers when it is started"
-        )
-    sizes = run.world_size_history
-    RunRecord(run.folder).request_resize(workers)
-    return {"run": run.name, "workers": workers, "before": sizes[-1]["workers"] if sizes else None}
-
-
 def evaluate(
     name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None
 ) -> dict[str, Any]:
@@ -509,13 +301,3 @@ def evaluate(
     metrics, bounds = measure_test(embeddings, items, spec, ALONE)
     intervals = {name: list(bound) for name, bound in bounds.items()}
     return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": run.baseline, "sha256": run.sha256}
-
-
-def open_collection(name_or_path: str | Path, root: Path | None = None) -> Collection:
-    """A collection by name under home, or by its folder. Raises SpecError where there is none."""
-    root = root or home()
-    for folder in (root / "collections" / str(name_or_path), Path(name_or_path)):
-        if (folder / "CURRENT").exists():
-            return Collection.open(folder)
-    known = sorted(path.parent.name for path in root.glob("collections/*/CURRENT"))
-    raise SpecError(f"there is no collection {name_or_path} under {root / 'collections'}; there are {known or 'none'}")

@@ -342,6 +342,9 @@ class TolerateSpec(Frozen):
     preemptions_per_hour: int = Field(
         300, ge=0, le=100_000, description="workers that may leave with notice within any hour; one more stops the run"
     )
+    resizes_per_hour: int = Field(
+        60, ge=0, le=100_000, description="requests to resize within any hour; one more is refused, and the run goes on"
+    )
     poison: int = Field(
         3, ge=2, le=1000, description="workers that die at one and the same step until the run stops with its batch"
     )
@@ -397,13 +400,43 @@ class PipelineSpec(Frozen):
         return self
 
 
+class NoCompression(Frozen):
+    """Gradients travel as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class HalfGradients(Frozen):
+    """Gradients and their partial sums are rounded to 16 bits; fp16 ends at 65,504 and at 6e-8, bf16 has 8 bits."""
+
+    kind: Literal["fp16", "bf16"]
+
+
+class PowerSgd(Frozen):
+    """Matrices travel as two thin ones, with error feedback and a warm start (Vogels et al., NeurIPS 2019)."""
+
+    kind: Literal["powersgd"] = "powersgd"
+    rank: int = Field(4, ge=1, le=1024, description="columns of the thin matrices")
+
+
+class TopK(Frozen):
+    """The largest entries of each slice's gradient travel, the others wait in a residual (error feedback)."""
+
+    kind: Literal["topk"] = "topk"
+    share: float = Field(0.01, gt=0, lt=1, description="part of all entries that a slice sends")
+
+
+CompressionSpec = Annotated[NoCompression | HalfGradients | PowerSgd | TopK, Field(discriminator="kind")]
+
+
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp", "fsdp", "tensor", "pipeline", "auto"] = Field(
+    strategy: Literal["ddp", "feature", "fsdp", "tensor", "pipeline", "auto"] = Field(
         "ddp",
         description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
-        "tensor: workers share each layer; pipeline: each has some layers, which tensor may share again; auto: as "
+        "tensor: workers share each layer; pipeline: each has some layers, which tensor may share again; "
+        "feature: the columns of a linear backbone are, each worker with those input features of all rows; auto: as "
         "`raydml plan` proposes for workers.max",
     )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
@@ -418,8 +451,18 @@ class ParallelSpec(Frozen):
         description="keep the graphs of all own slices, or recompute them one at a time (the same bits, one slice's "
         "activations, a second forward); auto: keep what fits into half of a worker's memory",
     )
+    exchange: Literal["gather", "ring", "auto"] = Field(
+        "auto",
+        description="embeddings of a batch: all on every worker, or around a ring of workers, each with its share (the "
+        "same bits); auto: around a ring from 64 MiB on, where the loss can",
+    )
     precision: Literal["float32", "bf16", "fp16", "float64"] = Field(
         "float32", description="of the model; losses never run below float32; fp16 scales the loss, and skips overflows"
+    )
+    compression: CompressionSpec = Field(
+        default_factory=lambda: NoCompression(),
+        description="of the gradients that ddp sums over workers: a word alone, none, fp16, bf16, powersgd or topk, is "
+        "the kind",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU per worker where the cluster has them"
@@ -431,6 +474,26 @@ class ParallelSpec(Frozen):
         3.0, ge=1, le=3600, description="seconds without a sign of life after which a worker counts as lost"
     )
     tolerate: TolerateSpec = Field(default_factory=lambda: TolerateSpec(), description="what the run outlives")
+
+    @field_validator("compression", mode="before")
+    @classmethod
+    def _a_word_is_the_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _gradients_of_single_slices_are_compressed(self) -> Self:
+        kind = self.compression.kind
+        if kind != "none" and (self.strategy != "ddp" or self.numerics == "fast"):
+            raise ValueError(
+                f"compression: {kind} is for the slices' gradients of strategy ddp with numerics: bitwise, not for "
+                f"{self.strategy} with {self.numerics}"
+            )
+        if kind in ("powersgd", "topk") and self.precision == "fp16":
+            raise ValueError(
+                f"compression: {kind} keeps what it leaves out for later steps, and precision: fp16 scales each step's "
+                "gradients anew: choose bf16 or float32, or compression: fp16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _only_what_the_strategy_uses(self) -> Self:
@@ -468,6 +531,7 @@ class ParallelSpec(Frozen):
 # The axes of the mesh that each strategy uses, beside data.
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "ddp": (),
+    "feature": (),
     "fsdp": ("shard",),
     "tensor": ("tensor",),
     "pipeline": ("pipeline", "tensor"),
@@ -687,6 +751,25 @@ class JobSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _columns_of_a_linear_map_are_cut(self) -> Self:
+        kind, precision = self.model.backbone.kind, self.parallel.precision
+        if self.parallel.strategy == "feature" and (kind != "linear" or precision not in ("float32", "float64")):
+            raise ValueError(
+                f"parallel.strategy: feature cuts a linear metric in float32 or float64 by input features, and this is "
+                f"{kind} in {precision}: choose model.backbone.kind: linear, or strategy ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_that_meet_have_one_gradient(self) -> Self:
+        if self.model.batch_norm == "synchronised" and self.parallel.compression.kind != "none":
+            raise ValueError(
+                f"parallel.compression: {self.parallel.compression.kind} compresses the gradient of each slice, and "
+                "batch_norm: synchronised has one of all: choose batch_norm: per_slice or group"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _hard_classes_are_looked_for(self) -> Self:
         sampling = self.batch.sampling
         if isinstance(sampling, HardClasses) and sampling.refresh_every >= self.train.steps:
@@ -711,17 +794,37 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_that_catch_up_know_every_step(self) -> Self:
+        rate = getattr(getattr(self.loss, "class_parallel", None), "sample_rate", 1)
+        if rate < 1 and self.parallel.precision == "fp16":
+            raise ValueError(
+                f"loss.class_parallel.sample_rate = {rate} lets class vectors catch up with the steps that they "
+                "missed, and precision: fp16 skips steps: choose bf16 or float32, or sample_rate: 1"
+            )
+        return self
+
     @property
-    def exactness(self) -> Literal["bitwise", "exact"]:
-        """The level of DESIGN's first promise that this spec reaches."""
+    def exactness(self) -> Literal["bitwise", "exact", "compressed"]:
+        """The level of DESIGN's first promise that this spec reaches; compressed: the same bits of a rounded sum."""
+        if self.parallel.compression.kind != "none":
+            return "compressed"
         plain = self.parallel.numerics == "fast" or self.model.batch_norm == "synchronised"
-        plain = plain or self.parallel.strategy != "ddp"
+        plain = plain or self.parallel.strategy not in ("ddp", "feature")
         return "exact" if plain else "bitwise"
 
     @property
     def state(self) -> Literal["replicated", "sharded"]:
         """Whether every worker holds the whole state, or parts of it only, which checkpoints hand over."""
-        return "replicated" if self.parallel.strategy == "ddp" else "sharded"
+        residuals = self.parallel.compression.kind in ("powersgd", "topk")
+        apart = self.parallel.strategy != "ddp" or self.classes_on_owners or residuals
+        return "sharded" if apart else "replicated"
+
+    @property
+    def classes_on_owners(self) -> bool:
+        """Whether the loss keeps something of each class on one worker only."""
+        losses = (self.loss, getattr(self.loss, "center", None))
+        return any(bool(getattr(loss, "class_parallel", None)) for loss in losses)
 
     def digest(self) -> str:
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
@@ -735,7 +838,7 @@ class JobSpec(Frozen):
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):
             del document["parallel"]["workers"][name]
-        for name in ("memory", "balance", "patience", "tolerate"):
+        for name in ("memory", "exchange", "balance", "patience", "tolerate"):
             del document["parallel"][name]  # the same bits
         for name in ("strategy", "mesh", "offload", "pipeline"):
             del document["parallel"][name]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import data, machine, queries, runs, specs
+from raydml.cli import data, machine, queries, runs, service, specs
 
 app = typer.Typer(
     name="raydml",
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "events": runs.events,
     "resize": runs.resize,
     "search": queries.search,
+    "serve": service.serve,
     "doctor": machine.doctor,
 }
 for _name, _command in COMMANDS.items():

@@ -30,7 +30,7 @@ def build(name: SetName, out: Out = None, as_json: Json = False) -> None:
 
         recipe_named(name)  # before torch loads: a wrong name is told at once
 
-        from raydml.run import home
+        from raydml.runs import home
 
         made = make(name, (out or home() / "data" / name).expanduser().absolute())
         answer(made, facts_table({"folder": made["folder"], **made["counts"], "use in a spec": made["use"]}))

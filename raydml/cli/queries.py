@@ -39,13 +39,13 @@ def search(
         raise typer.BadParameter("give one of --image, --text, --vector and --id")
     wanted = _parse_filters(filters or [])
     with answering(as_json) as answer:
-        from raydml import run
+        from raydml import runs
         from raydml.cli.tables import hits_table
 
         named = {name: values for name, values in (("images", image), ("texts", text), ("ids", ids)) if values}
         query: dict[str, Any] = named or {"vectors": _vectors(vector)}
         names = [str(name) for name in image or text or ids or range(len(query.get("vectors", ())))]
-        found = run.open_collection(collection).search(**query, k=k, filter=wanted or None)
+        found = runs.open_collection(collection).search(**query, k=k, filter=wanted or None)
         answer({"collection": collection, "results": _documents(names, found)}, hits_table(names, found))
 
 

@@ -58,18 +58,18 @@ def evaluate(name: RunName, as_json: Json = False) -> None:
 def events(name: RunName, follow: Follow = False, as_json: Json = False) -> None:
     """Show when workers came, went and died, and what that cost."""
     with answering(as_json) as answer:
-        from raydml import run
+        from raydml import runs
         from raydml.cli.tables import events_table
         from raydml.training.history import words
 
-        found = run.find_run(name)
+        found = runs.find_run(name)
         shown = found.events
         if not follow:
             answer({"run": found.name, "events": shown}, events_table(found.name, shown))
             return
         told = 0
         while True:
-            driven = run.driven(found.folder)  # before the look, so that the last event is seen
+            driven = runs.driven(found.folder)  # before the look, so that the last event is seen
             for event in found.events[told:]:
                 answer(event, Text(words(event)))
                 told += 1
@@ -81,9 +81,9 @@ def events(name: RunName, follow: Follow = False, as_json: Json = False) -> None
 def resize(name: RunName, workers: Workers, as_json: Json = False) -> None:
     """Ask a run that is training for another number of workers; the trained bits stay the same."""
     with answering(as_json) as answer:
-        from raydml import run
+        from raydml import runs
 
-        asked = run.resize(name, workers)
+        asked = runs.resize(name, workers)
         now = f"{asked['before'] or 'none'} now"
         answer(asked, f"run {asked['run']}: asked for {workers} workers, {now}; raydml events {name} tells when")
 

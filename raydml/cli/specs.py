@@ -37,7 +37,7 @@ def init(path: DataPath = None, out: Out = Path("spec.yaml"), as_json: Json = Fa
     with answering(as_json) as answer:
         from dataclasses import asdict
 
-        from raydml.run import home
+        from raydml.runs import home
         from raydml.starter import data_of, write_spec
 
         written = write_spec(data_of(path), out, home())
@@ -55,7 +55,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
         from raydml.cli.tables import plan_table
         from raydml.data import open_dataset
         from raydml.plan import plan as make_plan
-        from raydml.run import home
+        from raydml.runs import home
 
         made = make_plan(loaded, open_dataset(loaded.data, home()))
         answer(made.to_dict(), plan_table(made))

@@ -13,7 +13,17 @@ from raydml.errors import SpecError
 from raydml.losses.table import DISTANCES, LOSSES, MINERS, REDUCERS, REGULARIZERS
 
 # Fields that hold another entry, or that the objective itself applies: not arguments of the constructor.
-PARTS = {"kind", "center", "distance", "memory", "miner", "reducer", "regularizer", "weight_regularizer"}
+PARTS = {
+    "kind",
+    "center",
+    "class_parallel",
+    "distance",
+    "memory",
+    "miner",
+    "reducer",
+    "regularizer",
+    "weight_regularizer",
+}
 ORDERS = {"euclidean": 2, "manhattan": 1}  # p of the short names of LpDistance
 
 

@@ -20,12 +20,20 @@ class CenterLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss, shape ()."""
-        loss = (embeddings - self.centers[labels]).square().sum() / 2
+        loss = (embeddings - self.rows(labels)).square().sum() / 2
         return loss / (len(labels) if self.spec.reduction == "mean" else 1), {}
+
+    def rows(self, labels: Tensor) -> Tensor:
+        """Centres of these classes, (B, D)."""
+        return self.centers[labels]
 
     @torch.no_grad()
     def move(self, embeddings: Tensor, labels: Tensor) -> None:
-        """c_j -= alpha * sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j]), from the whole global batch."""
-        counts = torch.bincount(labels, minlength=len(self.centers)).unsqueeze(1)  # (num_classes, 1)
-        sums = torch.zeros_like(self.centers).index_add_(0, labels, embeddings.to(self.centers.dtype))
-        self.centers -= self.spec.alpha * (counts * self.centers - sums) / (1 + counts)
+        """Move the centres, by the whole global batch."""
+        self.centers.copy_(self.moved(self.centers, embeddings.to(self.centers.dtype), labels))
+
+    def moved(self, centers: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """c_j - alpha * sum_i [y_i = j] (c_j - x_i) / (1 + sum_i [y_i = j]) for all c (n, D) of classes 0 to n - 1."""
+        counts = torch.bincount(labels, minlength=len(centers)).unsqueeze(1)  # (n, 1)
+        sums = torch.zeros_like(centers).index_add_(0, labels, embeddings)
+        return centers - self.spec.alpha * (counts * centers - sums) / (1 + counts)

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from raydml.errors import RunExists
+from raydml.errors import CheckpointError, RunExists
 from raydml.membership.ledger import Ledger
 from raydml.membership.messages import Beat, Event, Pulse, Report, Standing, View
+from raydml.membership.pace import Pace, Redeal
 from raydml.membership.policy import Policy
 from raydml.membership.seats import Seat, causes
 from raydml.membership.shares import deal
@@ -26,7 +27,8 @@ from raydml.membership.shares import deal
 class Authority:
     """Decides on the views of one run, one after another; `deposed` once a newer authority has taken the ledger.
 
-    durable_step  the step of the newest whole checkpoint, 0 for none; asked when nobody holds a state
+    durable_step  the step of the newest whole checkpoint, 0 where none was ever made; asked when nobody holds a whole
+                  state. A CheckpointError, where all are damaged, ends the run
     wall          seconds to add to `now` for the wall time of events
     """
 
@@ -43,7 +45,7 @@ class Authority:
         self.view: View | None = None
         self.events: list[Event] = []
         self.over = self.deposed = False
-        self.failure: str | None = None
+        self.failure: dict[str, str] | None = None  # kind and message of the error that ended the run
         self._ledger, self._durable_step, self._wall = ledger, durable_step, wall
         self._record = ledger.take()
         # The view that the record names may never have been handed out: its epoch is not used again.
@@ -57,6 +59,8 @@ class Authority:
         self._reached = self._record.step
         self._changing = bool(self._joined)
         self._awake = now  # when it last did anything
+        self._pace = Pace(policy.hold)
+        self._redeal: Redeal | None = None  # for which the present group is to meet anew
 
     @property
     def token(self) -> int:
@@ -92,7 +96,7 @@ class Authority:
         seat = self._seats.get(beat.member)
         if seat is None:
             return Pulse("wait", self.epoch, 0.0)
-        seat.heard, seat.closed = now, None
+        seat.heard, seat.closed, seat.speed = now, None, beat.speed
         if beat.member in self._joined and beat.step > self._reached:
             self._reached = beat.step
         return Pulse(self._standing(beat, seat, now), self.epoch, self.policy.lease)
@@ -143,9 +147,9 @@ class Authority:
         """The run has reached its end: everybody is told that it is over, unless another authority took over."""
         self.over = self._rules()
 
-    def fail(self, now: float, reason: str = "") -> None:
+    def fail(self, now: float, reason: str = "failed", kind: str = "RunError") -> None:
         """The run cannot go on: everybody is told that it is over."""
-        self.over, self.failure = True, reason or "failed"
+        self.over, self.failure = True, self.failure or {"kind": kind, "message": reason}
 
     # What is decided
 
@@ -159,7 +163,10 @@ class Authority:
                 if self._seats.pop(name).closed is None:  # silent on an open line: it would not report again
                     self._gone.add(name)
                     self._returned.add(name)
-        self._changing = bool(self._joined) and (self.view is None or self._members_change())
+        self._look_at_speeds(now)
+        self._changing = bool(self._joined) and (
+            self.view is None or self._redeal is not None or self._members_change()
+        )
         reports: dict[str, Report] = {}
         for name in self._joined:
             seat = self._seats[name]
@@ -172,6 +179,23 @@ class Authority:
         if replicated and any(report.step is not None for report in reports.values()):
             return self._go_on(reports, now)
         return self._go_back(reports, now)
+
+    def _look_at_speeds(self, now: float) -> None:
+        """Name those who hold the others up; where slices are dealt by speed, see whether they should be anew."""
+        if self.view is None or self.view.size == 1:
+            return
+        speeds = {name: self._seats[name].speed for name in self.view.members}
+        size = self.view.size
+        for slow in self._pace.stragglers(speeds, now):
+            note = f"{slow.speed:.3g} slices a second, the others {slow.others:.3g}"
+            self._tell("straggler", size, now, slow.member, note)
+        if self.policy.balance == "measured" and self._redeal is None:
+            self._redeal = self._pace.redeal(self.view.deal, list(speeds.values()), now)
+
+    def _tell(self, cause: str, size: int, now: float, member: str, note: str = "") -> None:
+        """An event that changes no group."""
+        time = now + self._wall
+        self.events.append(Event(time, self.epoch, self._reached, cause, size, size, members=(member,), note=note))
 
     def _go_on(self, reports: dict[str, Report], now: float) -> View | None:
         """The group goes on from the highest step that somebody who came holds."""
@@ -200,7 +224,12 @@ class Authority:
         chosen = self._fill(self._choose(list(reports), []), list(reports), least)
         if len(chosen) < least:
             return None
-        return self._close(chosen, self._durable_step(), None, reports, now)
+        try:
+            step = self._durable_step()
+        except CheckpointError as error:
+            self.fail(now, error.message, "CheckpointError")
+            return None
+        return self._close(chosen, step, None, reports, now)
 
     def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
         """Where too few are left, some who are to leave stay until others have come."""
@@ -246,6 +275,8 @@ class Authority:
         for name in chosen:
             self._seats[name].report = self._seats[name].reported = None
         self._record, self.epoch, self._joined, self._reached = record, epoch, dict(joined), step
+        self._redeal = None
+        self._pace.begin()
         sizes = deal(speeds if self.policy.balance == "measured" else [0.0] * len(joined), self.policy.num_slices)
         self.view = View(self.run, epoch, tuple(self._joined), sizes, step, source)
         return self.view
@@ -254,7 +285,8 @@ class Authority:
         self, chosen: list[str], step: int, source: str | None, reports: dict[str, Report], now: float
     ) -> None:
         group = {name: self._seats[name] for name in self._joined}
-        why = causes(group, reports, chosen, self._leaving)
+        # Where nothing else has changed, a connection within the group broke, and all came back.
+        why = causes(group, reports, chosen, self._leaving, "balance" if self._redeal else "lost")
         lost = max(0, self._reached - step) if source is None else 0
         if self.view is None:
             why = [("resume" if group or step else "start", tuple(chosen))]
@@ -300,8 +332,7 @@ class Authority:
         if name not in self._gone and (epoch == 0 or name in self._joined):
             return False
         if name not in self._returned:
-            size, time = len(self._joined), now + self._wall
-            self.events.append(Event(time, self.epoch, self._reached, "fenced", size, size, members=(name,)))
+            self._tell("fenced", len(self._joined), now, name)
         self._gone.add(name)
         self._returned.add(name)
         return True

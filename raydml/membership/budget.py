@@ -6,19 +6,20 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["death", "leaving"]
-"""death: a worker was lost without notice. leaving: it was preempted, drained or resized away."""
+Kind = Literal["death", "leaving", "resize"]
+"""death: a worker was lost without notice. leaving: it was preempted or drained. resize: another size was asked for."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Workers that a run may lose within the last `window` seconds, of each kind; None: any number.
+    """How often each kind may happen within the last `window` seconds; None: any number.
 
     `poison` is how many workers have to die in one and the same step until its batch is held responsible.
     """
 
     death: int | None = 20
     leaving: int | None = None
+    resize: int | None = None
     window: float = 3600.0
     poison: int = 3
 
@@ -35,7 +36,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Spent:
-    """More workers were lost within the window than allowed; in `again` seconds the oldest loss is forgotten."""
+    """It happened oftener within the window than allowed; in `again` seconds the oldest one is forgotten."""
 
     kind: Kind
     count: int
@@ -56,7 +57,7 @@ class Budget:
     """Counts what happens to workers; `now` in monotonic seconds."""
 
     limits: Limits = field(default_factory=Limits)
-    _times: dict[Kind, deque[float]] = field(default_factory=lambda: {"death": deque(), "leaving": deque()})
+    _times: dict[Kind, deque[float]] = field(default_factory=lambda: defaultdict(deque))
     _killed: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def died(self, members: tuple[str, ...], step: int, now: float) -> Within | Spent | Poisoned:
@@ -77,6 +78,10 @@ class Budget:
     def left(self, member: str, now: float) -> Within | Spent:
         """A worker left as it was asked to, or with notice."""
         return self._count("leaving", now)
+
+    def resized(self, now: float) -> Within | Spent:
+        """Somebody asks for another number of workers."""
+        return self._count("resize", now)
 
     def _count(self, kind: Kind, now: float) -> Within | Spent:
         times, limit = self._times[kind], getattr(self.limits, kind)

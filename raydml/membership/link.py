@@ -51,7 +51,7 @@ class Link:
         self._changed = threading.Condition()
         self._standing: Standing = "wait"
         self._view: View | None = None
-        self._epoch, self._step = 0, 0
+        self._epoch, self._step, self._speed = 0, 0, 0.0
         self._lease = 0.0  # monotonic time until which the authority counts this member as alive
         self._outbox: list[dict[str, Any]] = []
         self._report: Report | None = None
@@ -92,9 +92,9 @@ class Link:
                 raise Over if self._standing == "over" else Gone
             return self._view
 
-    def at(self, step: int) -> None:
-        """The number of steps in the state: told at once, where that is not too often."""
-        self._step = step
+    def at(self, step: int, speed: float) -> None:
+        """The number of steps in the state, and the own speed: told at once, where that is not too often."""
+        self._step, self._speed = step, speed
         if time.monotonic() - self._beaten > STEP_SECONDS:
             self._nudge()
 
@@ -160,7 +160,7 @@ class Link:
             if now >= self._beaten + every or not number:
                 number, told, self._beaten = number + 1, self._step, now
                 sent[number] = now
-                beat = Beat(self.member, self._epoch, told)
+                beat = Beat(self.member, self._epoch, told, self._speed)
                 self._send(line, {"type": "beat", "number": number, **asdict(beat)})
             for answer in reader.within(max(0.0, self._beaten + BEAT_SECONDS - time.monotonic())):
                 self._hear(answer, sent)

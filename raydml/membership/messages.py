@@ -68,11 +68,12 @@ class View:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life, a few times a second, from a thread that training does not block."""
+    """A sign of life, a few times a second, from a thread that training does not block; `speed` as in a report."""
 
     member: str
     epoch: int
     step: int
+    speed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Event:
     """One change of the group, as it is recorded and shown.
 
     `cause` is start, resume, join, resize, drain, death, lost (no sign of life), restart (from a checkpoint: nobody
-    held a whole state any more) or fenced. `before` and `after` are numbers of members; `down` is the seconds from the
-    cause to the new view; `lost` the committed steps that have to be taken again; `members` whom it concerns.
+    held a whole state any more), balance (slices are dealt anew), fenced or straggler; the last two change no group.
+    `before` and `after` are numbers of members; `down` is the seconds from the cause to the new view; `lost` the
+    committed steps that have to be taken again; `members` whom it concerns; `note` what there is to know besides.
     """
 
     time: float
@@ -102,3 +104,4 @@ class Event:
     down: float = 0.0
     lost: int = 0
     members: tuple[str, ...] = field(default=())
+    note: str = ""

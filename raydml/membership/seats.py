@@ -18,6 +18,7 @@ class Seat:
     reported: float | None = None
     closed: float | None = None
     died: float | None = None
+    speed: float = 0.0
 
     def fenced(self, now: float, policy: Policy) -> bool:
         """Whether its lease is over for certain."""
@@ -33,7 +34,7 @@ class Seat:
 
 
 def causes(
-    group: Mapping[str, Seat], present: Iterable[str], chosen: Iterable[str], leaving: Mapping[str, str]
+    group: Mapping[str, Seat], present: Iterable[str], chosen: Iterable[str], leaving: Mapping[str, str], otherwise: str
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Why the members `group` become `chosen`, of whom `present` came: pairs of a cause and the members concerned."""
     here, kept = set(present), set(chosen)
@@ -45,4 +46,4 @@ def causes(
         "join": sorted(kept - group.keys()),
     }
     found = [(cause, tuple(names)) for cause, names in why.items() if names]
-    return found or [("lost", ())]  # a connection within the group broke, and all came back
+    return found or [(otherwise, ())]

@@ -133,8 +133,7 @@ class Server:
         if view is not None:
             for member in view.members:
                 self._send_view(member, view)
-        if self._authority.failure is not None:  # of a member, or of the authority's own finding
-            self.failure = self.failure or {"kind": "RunError", "message": self._authority.failure}
+        self.failure = self._authority.failure  # told by a member, or the authority's own finding
         for line in self._lines.values():
             line.tell(self._authority.standing(line.beat, now))
 
@@ -190,8 +189,8 @@ class Server:
         self._turn()
 
     def _failed(self, kind: str, message: str, now: float) -> None:
-        self.failure = self.failure or {"kind": kind, "message": message}
-        self._authority.fail(now, message)
+        self._authority.fail(now, message, kind)
+        self.failure = self._authority.failure
 
 
 class _Line:

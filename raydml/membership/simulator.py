@@ -20,8 +20,8 @@ from raydml.membership.simulation.sharded import SHARDED
 DEADLINE = 200.0
 """Simulated seconds after which a run that has not ended never will."""
 
-KINDS = {"replicated": Parts(), "sharded": SHARDED}
-"""Every member holds the whole state, or parts of it."""
+KINDS = {"equal": Parts(), "measured": Parts(balance="measured"), "parts": SHARDED}
+"""Every member holds the whole state, with slices dealt equally or by measured speed; or each holds parts of it."""
 
 BLOCK = 2000
 """Seeds that one process takes at a time."""
@@ -34,6 +34,7 @@ class Tally:
     schedules: int = 0
     events: int = 0
     views: int = 0
+    deals: int = 0
     restarts: int = 0
     live_commits: int = 0
     durable_commits: int = 0
@@ -47,6 +48,7 @@ class Tally:
         self.schedules += other.schedules
         self.events += other.events
         self.views += other.views
+        self.deals += other.deals
         self.restarts += other.restarts
         self.live_commits += other.live_commits
         self.durable_commits += other.durable_commits
@@ -85,6 +87,7 @@ def tally(seeds: Iterable[int], parts: Parts | None = None) -> Tally:
         oracle = run.oracle
         total.events += run.events
         total.views += len(oracle.views)
+        total.deals += sum(event.cause == "balance" for event in run.server.authority.events)
         total.restarts += sum(view.source is None for view in oracle.views.values()) - 1
         total.live_commits += steps(oracle.acknowledged) + oracle.lost_live
         total.durable_commits += len(oracle.durable) - 1
@@ -104,12 +107,12 @@ def simulate_many(first: int, count: int, parts: Parts | None = None) -> Tally:
 
 
 def main(arguments: list[str]) -> int:
-    """`COUNT [FIRST]`: simulate that many seeds from FIRST (0) on, of each kind; the exit code is 1 if one broke."""
+    """`COUNT [FIRST]`: simulate so many schedules from seed FIRST (0) on, a third of each kind; 1 if one broke."""
     count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
     broken = 0
     for kind, parts in KINDS.items():
         began = time.perf_counter()
-        total = simulate_many(first, count, parts)
+        total = simulate_many(first, -(-count // len(KINDS)), parts)
         write(kind, total, time.perf_counter() - began)
         broken += len(total.broken)
     return 1 if broken else 0
@@ -118,11 +121,12 @@ def main(arguments: list[str]) -> int:
 def write(kind: str, total: Tally, seconds: float) -> None:
     """The figures, on stdout."""
     lines = [
-        f"state {kind}",
+        f"kind {kind}",
         f"schedules {total.schedules:,}  broken {len(total.broken)}  seconds {seconds:,.0f}  "
         f"ms per schedule {1e3 * seconds / total.schedules:.2f}  slowest {1e3 * total.slowest[0]:.1f} ms "
         f"(seed {total.slowest[1]})",
-        f"events {total.events:,}  views {total.views:,}  restarts from a checkpoint {total.restarts:,}",
+        f"events {total.events:,}  views {total.views:,}  of these by speed {total.deals:,}  "
+        f"restarts from a checkpoint {total.restarts:,}",
         f"live commits {total.live_commits:,}  durable commits {total.durable_commits:,}  "
         f"live commits lost with all members {total.lost_commits:,}",
         *(f"  {kind:24s} {times:>12,}" for kind, times in sorted(total.faults.items())),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raydml.data import Preprocessing
 from raydml.errors import CheckpointError, DataError, SpecError
-from raydml.files import sha256_file, whole_folder, write_json
+from raydml.files import digest_of_json, sha256_file, whole_folder, write_json
 from raydml.models.embedding import EmbeddingModel, as_input, build_model
 from raydml.models.transformers_backbone import TransformersBackbone
 from raydml.spec import CustomBackbone, ModelSpec
@@ -37,6 +37,11 @@ class Embedder:
     def takes_texts(self) -> bool:
         """Whether inputs are texts."""
         return self.preprocessing.kind == "tokens"
+
+    @property
+    def preprocessing_digest(self) -> str:
+        """SHA-256 of how inputs become tensors."""
+        return digest_of_json(self.preprocessing.to_dict())
 
     def embed(self, inputs: Sequence[Any]) -> np.ndarray:
         """Images (paths, PIL images, uint8 arrays), texts or vectors, as the model takes -> (n, dimension) float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.models import as_input, has_prefix
 from raydml.parallel.batch_norm import CollectingBatchNorm, convert_batch_norm
+from raydml.parallel.compression import Leaf, build_reducer
 from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
-from raydml.parallel.reduction import TreeAccumulator, add, plain_sum, tree_sum
+from raydml.parallel.reduction import add, plain_sum
 from raydml.parallel.sharding import Spread
 from raydml.spec import JobSpec
 
@@ -48,7 +49,10 @@ class DataParallel:
         self._spec, self._group, self._device = spec, group, device
         self._norms = convert_batch_norm(model, spec.model.batch_norm, group)
         self._together = spec.model.batch_norm == "synchronised"
-        self._bitwise = spec.exactness == "bitwise"
+        self._bitwise = spec.exactness != "exact"  # the tree of slices; compressed or not
+        self._reducer = build_reducer(spec.parallel.compression, spec.seed, self.parameters, group)
+        self.sharded = self._reducer.sharded
+        self.sent = 0  # bytes that this worker sent for the gradients of the last step
         self._generators: list[torch.Generator] = []
         if self._together:
             convert_dropout(model, self._generators)
@@ -159,16 +163,20 @@ class DataParallel:
         """
         parts = torch.split(cotangents, [len(rows) for rows in self._seen])
         if self._bitwise:
-            accumulator = TreeAccumulator(self._group.num_slices)
-            for slot, index in enumerate(self._group.owned):
-                accumulator.add(index, self._leaf(slot, parts[slot]))
-            total = tree_sum(accumulator, self._group)
+            before = self._group.sent
+            gradients, self._reduced = self._reducer.total(self._leaves(parts))
+            self.sent = self._group.sent - before
         else:
             total = self._plain(parts)
+            gradients, self._reduced = total[: len(self.parameters)], total[len(self.parameters) :]
         self._begin((), self._step)
+        return gradients
+
+    def _leaves(self, parts: Sequence[Tensor]) -> Iterator[Leaf]:
         count = len(self.parameters)
-        self._reduced = total[count:]
-        return total[:count]
+        for slot, index in enumerate(self._group.owned):
+            leaf = self._leaf(slot, parts[slot])
+            yield index, leaf[:count], leaf[count:]
 
     def _leaf(self, slot: int, cotangent: Tensor) -> list[Tensor]:
         """Gradients and statistics of one slice."""
@@ -204,7 +212,8 @@ class DataParallel:
         return nn.utils.get_total_norm([*gradients, *weights])
 
     def commit(self) -> None:
-        """Move the running statistics: the mean over slices of each slice's statistics."""
+        """Move the running statistics: the mean over slices of each slice's; remember what compression left out."""
+        self._reducer.commit()
         parts = 1 if self._together else self._group.num_slices
         for position, norm in enumerate(self._moved):
             mean, variance = self._reduced[2 * position : 2 * position + 2]

@@ -44,6 +44,7 @@ class Peers:
 
     def __init__(self, rank: int, size: int, processes: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self.processes = rank, size, processes
+        self.sent = 0  # bytes to other workers so far, in gathers, exchanges and sums over the tree
         self.waited = 0.0  # seconds in collectives so far: what a slow worker costs the others
 
     @contextmanager
@@ -74,12 +75,30 @@ class Peers:
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
         padded = functional.pad(local, padding).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
+        self.sent += padded.nbytes * (self.size - 1)
         with self.collective():
             dist.all_gather_into_tensor(everything, padded, group=self.processes)
         if longest == min(counts):
             return everything
         parts = torch.split(everything, longest)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def exchange(self, rows: Tensor, given: list[int], taken: list[int]) -> Tensor:
+        """Rows (sum(given), ...), given[rank] of them for each worker -> (sum(taken), ...), from each in rank order."""
+        if self.size == 1:
+            return rows
+        received = rows.new_empty((sum(taken), *rows.shape[1:]))
+        self.sent += rows[0].nbytes * (sum(given) - given[self.rank]) if len(rows) else 0
+        with self.collective():
+            dist.all_to_all_single(received, rows.contiguous(), taken, given, group=self.processes)
+        return received
+
+    def shift(self, rows: Tensor, distance: int, count: int) -> Tensor:
+        """Rows for the worker `distance` places on, cyclically -> those (count, ...) of the worker as far back."""
+        given, taken = [0] * self.size, [0] * self.size
+        given[(self.rank + distance) % self.size] = len(rows)
+        taken[(self.rank - distance) % self.size] = count
+        return self.exchange(rows, given, taken)
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""
@@ -111,6 +130,13 @@ class Peers:
             kind, axes, *shape = header.tolist()
             value = torch.empty(shape[:axes], dtype=TYPES[kind], device=self.device)
             dist.recv(value, group=self.processes, group_src=source)
+        return value
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """The largest of all workers' values, element by element, in place; exact in any order."""
+        if self.size > 1:
+            with self.collective():
+                dist.all_reduce(value, dist.ReduceOp.MAX, group=self.processes)
         return value
 
     def objects(self, value: Any) -> list[Any]:

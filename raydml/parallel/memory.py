@@ -62,7 +62,7 @@ def memory_of(spec: JobSpec, model: nn.Module, activations: int, inputs: int) ->
         optimizer=moments * trained,
         activations_per_slice=activations,
         inputs_per_slice=inputs,
-        tree=spec.exactness == "bitwise",
+        tree=spec.exactness in ("bitwise", "compressed"),
     )
 
 

@@ -26,7 +26,10 @@ class TreeAccumulator:
 
     def add(self, slice_index: int, leaf: Sequence[Tensor]) -> None:
         """Add one slice; its sibling is merged at once where it is there already."""
-        node, value = (slice_index, slice_index + 1), list(leaf)
+        self.put((slice_index, slice_index + 1), list(leaf))
+
+    def put(self, node: Node, value: list[Tensor]) -> None:
+        """Add the sum of a node's slices, as another worker may have made it; an empty list adds nothing."""
         while node in self._parents:
             parent = self._parents[node]
             left, right = Tree.children(parent)
@@ -41,8 +44,8 @@ class TreeAccumulator:
 
 
 def add(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
-    """Entry by entry, out of place."""
-    return list(torch._foreach_add(left, right)) if left else []
+    """Entry by entry, out of place; an empty list stands for zeros."""
+    return list(torch._foreach_add(left, right)) if left and right else left or right
 
 
 def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
@@ -67,8 +70,9 @@ def tree_sum(accumulator: TreeAccumulator, group: Group) -> list[Tensor]:
         for cover, block in zip(covers, received, strict=True)
         for node, part in zip(cover, block, strict=True)
     }
-    total = _evaluate(tree.root, parts)
+    total = evaluate_tree(tree.root, parts)
     everything = total.new_empty(group.size * total.numel())
+    group.sent += total.nbytes * (group.size - 1)
     with group.collective():
         dist.all_gather_into_tensor(everything, total, group=group.processes)
     return unflatten(everything[:count], own[0])
@@ -81,6 +85,7 @@ def _exchange(flat: Tensor, node_counts: list[int], group: Group) -> list[Tensor
     outgoing = flat.view(flat.shape[0], world_size, chunk).transpose(0, 1).contiguous()
     sizes = [count * chunk for count in node_counts]
     incoming = flat.new_empty(sum(sizes))
+    group.sent += outgoing.nbytes // world_size * (world_size - 1)
     with group.collective():
         dist.all_to_all_single(
             incoming, outgoing.view(-1), sizes, [flat.shape[0] * chunk] * world_size, group=group.processes
@@ -88,11 +93,12 @@ def _exchange(flat: Tensor, node_counts: list[int], group: Group) -> list[Tensor
     return [block.view(-1, chunk) for block in torch.split(incoming, sizes)]
 
 
-def _evaluate(node: Node, parts: dict[Node, Tensor]) -> Tensor:
+def evaluate_tree(node: Node, parts: dict[Node, Tensor]) -> Tensor:
+    """The sum of a node's slices from those of nodes below that cover it."""
     if node in parts:
         return parts[node]
     left, right = Tree.children(node)
-    return _evaluate(left, parts) + _evaluate(right, parts)
+    return evaluate_tree(left, parts) + evaluate_tree(right, parts)
 
 
 def plain_sum(values: Sequence[Tensor], group: Group) -> list[Tensor]:

@@ -68,6 +68,7 @@ def _whole_meshes(spec: JobSpec, workers: int) -> Fit:
 
 _FITS: dict[str, Callable[[JobSpec, int], Fit]] = {
     "ddp": _any_up_to_the_slices,
+    "feature": _any_up_to_the_slices,
     "fsdp": _whole_meshes,
     "tensor": _whole_meshes,
     "pipeline": _whole_meshes,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.parallel.ddp import DataParallel
+from raydml.parallel.feature import FeatureParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
 from raydml.parallel.pipeline import Pipeline
@@ -42,6 +43,7 @@ class Strategy(Protocol):
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "ddp": DataParallel,
+    "feature": FeatureParallel,
     "fsdp": FullySharded,
     "tensor": TensorParallel,
     "pipeline": Pipeline,

@@ -1,7 +1,8 @@
-"""Vectors, ids and payloads in; on disk a durable collection, and out of it the nearest items, exactly."""
+"""Vectors, ids and payloads in; on disk a durable collection, and out of it the nearest items."""
 
 from raydml.search.collection import Collection
+from raydml.search.database import DATABASE
 from raydml.search.embedder import Embedder
 from raydml.search.items import Hit, Item
 
-__all__ = ["Collection", "Embedder", "Hit", "Item"]
+__all__ = ["DATABASE", "Collection", "Embedder", "Hit", "Item"]

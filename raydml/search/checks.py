@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from raydml.errors import CollectionError
-from raydml.search.items import Array, Filter, Id, Metric, Payload
+from raydml.search.items import Array, Id, Metric, Payload
 
 _LARGEST_NORM = 1e18  # Faiss sums squares in float32, which ends at 3.4e38
 _SHOWN = 10
+_MOST_HITS = 1_000_000
+_LONGEST_ID = 1024
+_LARGEST_PAYLOAD = 1 << 20  # bytes of JSON
 
 
 def check_ids(ids: Iterable[Any], *, unique: bool) -> list[Id]:
@@ -39,16 +42,18 @@ def check_vectors(vectors: Any, dimension: int, metric: Metric) -> Array:
             f"vectors must have shape (n, {dimension}), not {array.shape}; a single vector goes in as [vector]",
             shape=array.shape,
         )
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
     with np.errstate(over="ignore"):
-        array = np.array(array, dtype=np.float32, order="C")
-    _refuse_rows(~np.isfinite(array).all(axis=1), "hold numbers beyond float32 (3.4e38)")
-    norms = np.sqrt(np.square(array, dtype=np.float64).sum(axis=1))
-    if metric == "cosine":
-        _refuse_rows(norms == 0, "are zero, which has no direction and so no cosine")
-    else:
-        _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
-    return array
+        narrow = np.array(array, dtype=np.float32, order="C")
+    norms = np.sqrt(np.square(narrow, dtype=np.float64).sum(axis=1))
+    longest, shortest = norms.max(initial=0.0), norms.min(initial=1.0)
+    if not longest <= _LARGEST_NORM or (metric == "cosine" and shortest == 0):  # as NaN is not
+        _refuse_rows(~np.isfinite(array).all(axis=1), "hold NaN or an infinity")
+        _refuse_rows(np.asarray(~np.isfinite(narrow).all(axis=1)), "hold numbers beyond float32 (3.4e38)")
+        if metric == "cosine":
+            _refuse_rows(np.asarray(norms == 0), "are zero, which has no direction and so no cosine")
+        else:
+            _refuse_rows(norms > _LARGEST_NORM, f"are longer than {_LARGEST_NORM:g}, too long to square in float32")
+    return narrow
 
 
 def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Payload]:
@@ -61,20 +66,22 @@ def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Paylo
 
 
 def check_k(k: Any) -> int:
-    """Number of hits wanted, at least 1."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise CollectionError(f"k must be a whole number of at least 1, not {k!r}")
+    """Number of hits wanted, 1 to a million."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= _MOST_HITS:
+        raise CollectionError(f"k must be a whole number from 1 to {_MOST_HITS:,}, not {k!r}")
     return int(k)
 
 
-def check_filter(filter: Filter | None) -> None:
-    """A filter is None or {field: value or [values]}."""
-    if filter is not None and not (isinstance(filter, dict) and all(isinstance(field, str) for field in filter)):
-        raise CollectionError(f"filter must be {{field: value or list of values}}, not {filter!r}")
+def check_threshold(threshold: Any) -> None:
+    """A lowest score is None or a finite number."""
+    if threshold is not None and (not isinstance(threshold, int | float) or not np.isfinite(threshold)):
+        raise CollectionError(f"score_threshold must be a finite number, not {threshold!r}")
 
 
 def _check_id(identifier: Any) -> Id:
     if isinstance(identifier, str):
+        if not identifier or len(identifier) > _LONGEST_ID or "\0" in identifier or not _is_text(identifier):
+            raise CollectionError(f"an id has 1 to {_LONGEST_ID} characters of valid Unicode, not {identifier[:80]!r}")
         return str(identifier)
     if isinstance(identifier, bool) or not isinstance(identifier, int | np.integer):
         raise CollectionError(f"an id is a str or an int, not {identifier!r} ({type(identifier).__name__})")
@@ -87,14 +94,23 @@ def _check_payload(number: int, payload: Any) -> Payload:
     if not isinstance(payload, dict):
         raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
     try:
-        copy: Payload = json.loads(json.dumps(payload, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+        text = orjson.dumps(payload)
+        copy: Payload = orjson.loads(text)
+    except (TypeError, ValueError) as error:
         raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
-    if copy != payload:
+    if len(text) > _LARGEST_PAYLOAD:
         raise CollectionError(
-            f"payload {number} is not the same after JSON: use str for every key, and lists instead of tuples"
+            f"payload {number} has {len(text):,} bytes of JSON, at most {_LARGEST_PAYLOAD:,} are kept: store the "
+            f"path of a file instead"
         )
+    if copy != payload:
+        raise CollectionError(f"payload {number} is not the same after JSON: lists instead of tuples, no NaN, no dates")
     return copy
+
+
+def _is_text(text: str) -> bool:
+    """Whether the text can be written as UTF-8, which lone surrogates cannot."""
+    return text.isascii() or text.encode(errors="ignore").decode() == text
 
 
 def _refuse_rows(wrong: Array, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from raydml.errors import CollectionError, ModelMismatch
+from raydml.files import digest_of_json
 
 
 @runtime_checkable
@@ -30,9 +32,27 @@ def load_embedder(folder: str | Path) -> Embedder:
     return cast(Embedder, load_model(folder))
 
 
-def check_embedder(embedder: Embedder, dimension: int, digest: str | None) -> Embedder:
-    """The embedder, if its vectors belong beside those of the collection."""
+def preprocessing_digest(model: Embedder | Path | None) -> str | None:
+    """SHA-256 of how the model's inputs become tensors; None where the model does not say."""
+    if isinstance(model, Path):
+        path = model / "preprocessing.json"
+        return digest_of_json(json.loads(path.read_bytes())) if path.exists() else None
+    return getattr(model, "preprocessing_digest", None)
+
+
+def check_embedder(
+    embedder: Embedder, dimension: int, digest: str | None, preprocessing: str | None = None
+) -> Embedder:
+    """The embedder, if its vectors belong beside those of the collection: of the same weights and preprocessing."""
     check_digest(embedder.digest, digest)
+    given = preprocessing_digest(embedder)
+    if given is not None and preprocessing is not None and given != preprocessing:
+        raise ModelMismatch(
+            f"the model prepares its inputs otherwise ({given[:12]}) than when the collection was filled "
+            f"({preprocessing[:12]}): restore its preprocessing.json, or embed everything again in a new collection",
+            given=given,
+            expected=preprocessing,
+        )
     if embedder.dimension != dimension:
         raise CollectionError(f"the model embeds into {embedder.dimension} dimensions, the collection has {dimension}")
     return embedder

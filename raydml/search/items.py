@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,13 @@ Filter = dict[str, Any]
 Metric = Literal["cosine", "l2", "inner_product"]
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One result. For cosine and inner_product a higher score is nearer; for l2 it is the distance, lower is nearer."""
 
     id: Id
     score: float
     payload: Payload
+    vector: Array | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,3 +30,4 @@ class Item:
     id: Id
     vector: Array
     payload: Payload
+    sequence: int = 0  # of its last change

@@ -1,6 +1,6 @@
-"""Queries and stored vectors -> the k nearest rows of each query, exactly, by (score, row).
+"""Queries and stored vectors -> the k nearest rows of each query, exactly, by (closeness, row).
 
-Faiss finds candidates in float32, whose rounding depends on the size of the batch. The candidates' scores are then
+Faiss finds candidates in float32, whose rounding depends on the size of the batch. The candidates' closeness is then
 computed in float64, each from its two vectors alone, and a query is done when float32 rounding cannot have hidden a
 better row; otherwise it asks for more candidates. So hits do not depend on batches, threads or BLAS, and equal vectors
 tie exactly and come in the order of their rows.
@@ -19,7 +19,9 @@ from raydml.search.items import Array, Metric
 _SPARE = 16  # candidates beyond k, so that ties and rounding at rank k rarely need a second look
 _GROWTH = 4
 _ROWS_AT_ONCE = 4096  # rows that are widened to float64 together
+_NUMBERS_AT_ONCE = 1 << 17  # candidates x dimension that are widened together
 _EPSILON = 2.0**-23  # twice the float32 unit roundoff
+_UNIT = 4 * _EPSILON  # rows whose norm is nearer to 1 than this count as unit rows
 
 
 @dataclass(frozen=True)
@@ -33,43 +35,74 @@ class Searched:
 
     @classmethod
     def of(cls, vectors: Array, metric: Metric) -> Searched:
-        """All the vectors of a snapshot."""
+        """All of some vectors; `faced` is `vectors` itself where it can be."""
         norms = _norms(vectors)
-        if metric == "cosine":
-            return cls(vectors, _unit_rows(vectors, norms), 1.0 + _EPSILON, metric)
+        if metric == "cosine" and np.abs(norms - 1).max(initial=0.0) > _UNIT:
+            return cls(vectors, _unit_rows(vectors, norms), 1.0 + _UNIT, metric)
         return cls(vectors, vectors, float(norms.max(initial=0.0)), metric)
 
     def only(self, rows: Array) -> Searched:
         """Copies of some rows."""
         faced = self.faced[rows]
-        vectors = self.vectors[rows] if self.metric == "cosine" else faced
+        vectors = faced if self.faced is self.vectors else self.vectors[rows]
         return Searched(vectors, faced, self.longest, self.metric)
 
 
-def nearest(queries: Array, searched: Searched, k: int, excluded: Array) -> list[tuple[Array, Array]]:
-    """For each query its (rows, scores), nearest first, at most k.
+def nearest(queries: Array, searched: Searched, k: int, usable: Array | None = None) -> tuple[Array, Array]:
+    """Closeness (nq, k) in float64, highest first, and rows (nq, k); -inf and -1 where there are no more.
 
-    `queries` is float32 (nq, d), `excluded` (nq,) a row that is not a hit of that query, or -1. Scores are float64:
-    cosine, inner product, or Euclidean distance.
+    `queries` is float32 (nq, d), `usable` (n,) bool says which rows may be hits. Closeness is the cosine, the inner
+    product, or minus the squared Euclidean distance.
     """
-    vectors, metric = searched.vectors, searched.metric
-    asked = _unit_rows(queries, _norms(queries)) if metric == "cosine" else queries
+    total = len(searched.vectors)
+    hits = total if usable is None else int(np.count_nonzero(usable))
+    best = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1)
+    if hits == 0:
+        return best
+    asked = faced_queries(queries, searched.metric)
     slack = _rounding(_norms(asked), searched)
-    found: list[tuple[Array, Array] | None] = [None] * len(queries)
     waiting = np.arange(len(queries))
-    depth = k + 1 + _SPARE  # one more than k, as a query's own row may be among them
+    depth = int((k + _SPARE) * total / hits) + 1
     while len(waiting):
-        depth = min(depth, len(vectors))
+        depth = min(depth, total)
         lowest, rows = _candidates(asked[waiting], searched, depth)
-        for place, query in enumerate(waiting):
-            kept = rows[place][rows[place] != excluded[query]]
-            kept, closeness = _sorted(kept, _closeness(queries[query], vectors[kept], metric))
-            certain = depth == len(vectors) or lowest[place] + slack[query] < closeness[k - 1]
-            if certain:
-                found[query] = kept[:k], _scores(closeness[:k], metric)
-        waiting = np.array([query for query in waiting if found[query] is None], dtype=np.int64)
+        if usable is not None:
+            rows = np.where(usable[rows], rows, -1)
+        closeness, rows = rescored(queries[waiting], rows, searched, min(k, depth))
+        certain = (lowest + slack[waiting] < closeness[:, -1]) if depth < total else np.full(len(waiting), True)
+        for target, source in zip(best, (closeness, rows), strict=True):
+            target[waiting[certain], : source.shape[1]] = source[certain]
+        waiting = waiting[~certain]
         depth *= _GROWTH
-    return [pair for pair in found if pair is not None]
+    return best
+
+
+def rescored(queries: Array, rows: Array, searched: Searched, k: int) -> tuple[Array, Array]:
+    """The k best of each query's candidate `rows` (nq, m), -1 for none, by their float64 closeness."""
+    closeness = np.empty(rows.shape)
+    step = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), step):
+        here = slice(start, start + step)
+        closeness[here] = _closeness(queries[here], searched.vectors[rows[here]], searched.metric)
+    closeness[rows < 0] = -np.inf
+    return best_of(closeness, rows, rows, k)
+
+
+def best_of(closeness: Array, names: Array, ties: Array, k: int) -> tuple[Array, Array]:
+    """The k highest of each row of `closeness` (nq, m) and their `names` (nq, m); equal ones by `ties` (nq, m)."""
+    order = np.lexsort((ties, -closeness), axis=-1)[:, :k]
+    row = np.arange(len(order))[:, None]
+    return closeness[row, order], names[row, order]
+
+
+def faced_queries(queries: Array, metric: Metric) -> Array:
+    """The queries as Faiss sees them: unit rows for cosine."""
+    return _unit_rows(queries, _norms(queries)) if metric == "cosine" else queries
+
+
+def scores(closeness: Array, metric: Metric) -> Array:
+    """What a person is shown: the cosine, the inner product, or the Euclidean distance."""
+    return np.sqrt(-closeness) if metric == "l2" else closeness
 
 
 def _candidates(asked: Array, searched: Searched, depth: int) -> tuple[Array, Array]:
@@ -83,25 +116,22 @@ def _candidates(asked: Array, searched: Searched, depth: int) -> tuple[Array, Ar
     return (-lowest if euclidean else lowest), rows
 
 
-def _closeness(query: Array, vectors: Array, metric: Metric) -> Array:
-    """Float64 (n,), higher is nearer; for l2 minus the squared distance. Sums run within a row, whatever the others."""
-    query, vectors = query.astype(np.float64), vectors.astype(np.float64)
+def _closeness(queries: Array, vectors: Array, metric: Metric) -> Array:
+    """Float64 (nq, m) of (nq, d) and (nq, m, d), higher is nearer. Sums run within a row, whatever the others."""
+    queries, vectors = queries.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
-        return np.asarray(-np.square(vectors - query).sum(axis=1))
-    products: Array = (vectors * query).sum(axis=1)
+        vectors -= queries[:, None]
+        return -_products(vectors, vectors)
+    products: Array = np.einsum("qmd,qd->qm", vectors, queries)
     if metric == "inner_product":
         return products
-    cosines: Array = products / np.sqrt(np.square(vectors).sum(axis=1)) / np.sqrt(np.square(query).sum())
-    return cosines
+    lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries))[:, None]
+    return np.asarray(products / (np.sqrt(_products(vectors, vectors)) * lengths))
 
 
-def _sorted(rows: Array, closeness: Array) -> tuple[Array, Array]:
-    order = np.lexsort((rows, -closeness))
-    return rows[order], closeness[order]
-
-
-def _scores(closeness: Array, metric: Metric) -> Array:
-    return np.sqrt(-closeness) if metric == "l2" else closeness
+def _products(one: Array, other: Array) -> Array:
+    products: Array = np.einsum("qmd,qmd->qm", one, other)
+    return products
 
 
 def _rounding(query_norms: Array, searched: Searched) -> Array:
@@ -109,9 +139,9 @@ def _rounding(query_norms: Array, searched: Searched) -> Array:
 
     A dot product of d terms is off by at most d u |q| |g| / (1 - d u) (Higham, Accuracy and Stability of Numerical
     Algorithms, section 3.1), u = 2^-24; the squared distance through |q|^2 + |g|^2 - 2 q.g by as much of (|q| + |g|)^2.
-    Both are doubled, with room for the few roundings of the unit rows and for products that underflow.
+    Both are doubled, with room for rows that are nearly unit and for products that underflow.
     """
-    terms = searched.vectors.shape[1] + 8
+    terms = searched.vectors.shape[1] + 16
     scale = (query_norms + searched.longest) ** 2 if searched.metric == "l2" else query_norms * searched.longest
     return np.asarray(terms * (_EPSILON * scale + np.finfo(np.float32).tiny))
 

@@ -159,6 +159,27 @@ class Checkpoints:
                 return step, skipped
         return None, skipped
 
+    def whole_one(self, run: str) -> tuple[int | None, list[str]]:
+        """As `newest_whole`; None only where there is none at all.
+
+        Raises CheckpointError where all are damaged: to begin anew would throw away what somebody may mend.
+        """
+        step, damaged = self.newest_whole()
+        if step is None and damaged:
+            raise CheckpointError(
+                f"run {run} has no whole checkpoint: {'; '.join(damaged)}. Restore one, or --again to start anew"
+            )
+        return step, damaged
+
+    def go_back(self, run: str) -> tuple[int, list[str]]:
+        """Where a run goes on when nobody holds its state: step and what is wrong with newer ones, which are set aside.
+
+        Step 0 where there is none. Raises CheckpointError as `whole_one`.
+        """
+        step, damaged = self.whole_one(run)
+        self.set_aside_after(step or 0)
+        return step or 0, damaged
+
     def set_aside_after(self, step: int) -> None:
         """Rename checkpoints of later steps to `damaged-...`: kept for a look, never counted, never loaded.
 

@@ -55,6 +55,9 @@ class Driver:
         self._budget = Budget(Limits(tolerate.failures_per_hour, tolerate.preemptions_per_hour, poison=tolerate.poison))
         self._notes, self._lost = [note] if note else [], lost
         self._record = RunRecord(job.folder)
+        self._asked = self._record.resize_requested(self._limits)  # of an earlier attempt
+        if self._asked is not None:
+            self._placement = replace(placement, workers=min(placement.workers, self._asked))
         self._checkpoints = Checkpoints(job.folder / "checkpoints", job.spec.train.keep_last)
         self._logged = 0
         self._members: set[str] = set()  # all that ever joined
@@ -67,6 +70,8 @@ class Driver:
         meeting = Meeting(self._server.address, self._store.port)
         self._began = time.monotonic()
         self._fleet = Fleet(partial(work, self._job, meeting), self._placement, self._job.folder / "ray")
+        if self._asked is not None:
+            self._fleet.resize(self._asked)
         return self
 
     def __exit__(
@@ -88,11 +93,17 @@ class Driver:
         """Whether it ended on request, its state kept."""
         return self._server.outcome == "interrupted"
 
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Least and most workers of the spec, by which an earlier request to resize is known to be of this one."""
+        workers = self._job.spec.parallel.workers
+        return workers.min, workers.max
+
     def tick(self) -> None:
         """One turn, a few times a second; never waits."""
-        wanted = self._record.resize_requested()
+        wanted = self._record.resize_requested(self._limits)
         if wanted is not None:  # whoever asked has been told what is possible
-            self._fleet.resize(max(self._placement.minimum, min(wanted, self._placement.maximum)))
+            self._fleet.resize(wanted)
         now = time.monotonic()
         turn = self._fleet.tick(now)
         if (
@@ -133,11 +144,10 @@ class Driver:
         return Authority(spec.name, ledger, policy, now, self._durable_step, time.time() - now)
 
     def _durable_step(self) -> int:
-        """The newest whole checkpoint; damaged ones are set aside, and named with the event."""
-        step, damaged = self._checkpoints.newest_whole()
-        self._checkpoints.set_aside_after(step or 0)
+        """The newest whole checkpoint; damaged ones are named with the event."""
+        step, damaged = self._checkpoints.go_back(self._job.spec.name)
         self._notes += [f"passed over: {problem}" for problem in damaged]
-        return step or 0
+        return step
 
     def _log_events(self) -> None:
         for event in self._server.events[self._logged :]:

@@ -141,7 +141,7 @@ class Session:
                 self.member.hold(view.step, handover.take(self.worker, view.rank(view.source)))
             elif needy and self.member.name == view.source:
                 handover.give(self.worker, self.member.digest, needy)
-        self.link.at(view.step)
+        self.link.at(view.step, self._speed.value)
 
     def _restore(self, step: int) -> str:
         """Go on from the checkpoint of a step, or begin; the SHA-256 of that state."""
@@ -168,20 +168,24 @@ class Session:
         norm = float("nan") if report.gradient_norm is None else report.gradient_norm
         facts = struct.pack("<qdd", report.step, report.loss, norm)
         self.member.commit(hashlib.sha256(self.member.digest.encode() + facts).hexdigest())
-        self.link.at(report.step)
         if report.own_seconds:  # 0 where it was rolled forward
             self._speed.saw(report.own_seconds, len(self.group.owned))
+        self.link.at(report.step, self._speed.value)
 
 
 class Speed:
-    """Slices per second of this worker: smoothed, so that one slow step deals nothing anew."""
+    """Slices per second of this worker: smoothed, and without the first step of the process, which warms up."""
 
     WEIGHT = 0.1
 
     def __init__(self) -> None:
         self.value = 0.0
+        self._warm = False
 
     def saw(self, seconds: float, slices: int) -> None:
         """One step's own time."""
+        if not self._warm:
+            self._warm = True
+            return
         now = slices / max(seconds, 1e-9)
         self.value = now if not self.value else (1 - self.WEIGHT) * self.value + self.WEIGHT * now

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from raydml.data import Dataset, Slice, sampling_plan, slices
 from raydml.errors import SpecError, TrainingDiverged
-from raydml.losses import Objective, Verdict, evaluate_objective
+from raydml.losses import Home, Objective, Verdict, evaluate_objective
 from raydml.models import as_input
-from raydml.parallel import STRATEGIES, Group
+from raydml.parallel import STRATEGIES, DataParallel, Group, Sharded
 from raydml.spec import HardClasses, JobSpec
+from raydml.training.exchange import Exchange
 from raydml.training.neighbours import class_means, nearest_rows
-from raydml.training.state import TrainingState
+from raydml.training.state import TrainingState, head_rate
 from raydml.training.watch import Health, Monitor, head_norms, stop_where_told
 
 
@@ -47,17 +48,18 @@ class StepReport:
 class Prepared:
     """A step that every reduction of is complete: what its commit needs, and nothing else to ask anybody.
 
-    `skip` says what overflowed float16: the state is passed over. `watched` is what the monitor looks at.
+    `skip` says what overflowed float16: the state is passed over. `watched` is what the monitor looks at. Embeddings
+    are the own rows alone where they travel: then nothing of the objective moves with them.
     """
 
     step: int
     verdict: Verdict
-    embeddings: Tensor  # (B, D), of the global batch
+    embeddings: Tensor  # (B, D), of the global batch, or (own rows, D)
     labels: Tensor  # (B,)
     gradients: Sequence[Tensor] = ()
     norm: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     skip: Literal["scale", "embeddings"] | None = None
-    watched: tuple[Verdict, Tensor | None] | None = None
+    watched: tuple[Tensor, Tensor, Verdict, Tensor | None] | None = None
 
 
 After = Callable[[StepReport], bool]
@@ -86,7 +88,9 @@ class Trainer:
             seed=spec.seed,
             dtype=kind,
             batch_size=spec.batch.size,
+            home=Home(group.data, device, spec.train.optimizer, head_rate(spec)),
         ).to(device)
+        self.exchange = Exchange(spec, self.objective, group)
         self._check_dimension(model, device if spec.parallel.strategy == "ddp" else torch.device("cpu"))
         self.strategy = STRATEGIES[spec.parallel.strategy](model, spec, group, device)
         self.model, self.skeleton = self.strategy.model, model
@@ -96,7 +100,7 @@ class Trainer:
             spec,
             self.plan,
             group=group,
-            sharded=self.objective.sharded,
+            sharded=self._sharded(),
             spread=self.strategy.spread,
         )
         self.monitor = Monitor(spec.watch, dataset.num_training_classes)
@@ -136,6 +140,13 @@ class Trainer:
                 self._learn_neighbours(sampling)
             if not self._run_to(min(until, (step // every + 1) * every), after, wishes):
                 return
+
+    def _sharded(self) -> dict[str, Sharded]:
+        """What no worker holds whole: of the objective, and what compression has left out so far."""
+        named = {f"objective.{name}": thing for name, thing in self.objective.sharded.items()}
+        if isinstance(self.strategy, DataParallel):
+            named |= {f"compression.{name}": thing for name, thing in self.strategy.sharded.items()}
+        return named
 
     def _learn_neighbours(self, sampling: HardClasses) -> None:
         """Of the state as it is at this step, so that a resumed run learns the same."""
@@ -179,11 +190,12 @@ class Trainer:
         watched = self.monitor.due(step + 1)
         with head_norms(self.model, watched) as norms:
             own = self.strategy.forward(inputs, step)
-        embeddings = self.group.gather_slices(own)
+        embeddings = self.exchange.take(own)
         # What float32 can embed was an overflow of float16; what it cannot is refused below, with its item.
-        overflow = self.state.scaler is not None and not bool(embeddings.isfinite().all())
+        overflow = self.state.scaler is not None and not self.exchange.finite(embeddings)
         if overflow:
-            embeddings = self.group.gather_slices(self.strategy.forward_in_float32(inputs, step))
+            own = self.strategy.forward_in_float32(inputs, step)
+            embeddings = self.exchange.take(own)
         labels = torch.from_numpy(self._labels[self.plan.batch(step)]).to(self.device)
         verdict = evaluate_objective(self.objective, embeddings, labels, step, self.spec.seed, self.group.data)
         self._check_loss(verdict, embeddings, step)
@@ -191,19 +203,21 @@ class Trainer:
         if overflow:  # a lower scale would not mend it
             return self._checked_skip(prepared, back_off=False)
         gradients = self._gradients(verdict)
-        norm = self.strategy.norm(gradients, verdict.weights)
+        apart = self._norms_apart(verdict)
+        norm = self.strategy.norm(gradients, [*verdict.weights, *apart])
         prepared = replace(prepared, gradients=[*gradients, *verdict.weights], norm=norm)
         if not bool(norm.isfinite()):
             cotangents = self.group.gather_slices(verdict.cotangents)  # all workers decide alike
-            exact = [cotangents, *verdict.weights]  # float32: these do not overflow
+            exact = [cotangents, *verdict.weights, *apart]  # float32: these do not overflow
             if self.state.scaler is None or not all(bool(value.isfinite().all()) for value in exact):
                 raise self._diverged(f"the gradient's norm is {float(norm)}", cotangents, step)
             return self._checked_skip(prepared, back_off=True)
         if not watched:
             return prepared
-        lengths = self.group.gather_slices(torch.cat(norms)[: len(own)]) if norms else None  # passes beyond are idle
-        whole = replace(verdict, cotangents=self.group.gather_slices(verdict.cotangents))
-        return replace(prepared, watched=(whole, lengths))
+        lengths = self.exchange.sample(torch.cat(norms)[: len(own)]) if norms else None  # passes beyond are idle
+        seen = embeddings if not self.exchange.travels else self.exchange.sample(own)
+        whole = replace(verdict, cotangents=self.exchange.sample(verdict.cotangents))
+        return replace(prepared, watched=(seen, self.exchange.sample_labels(labels), whole, lengths))
 
     def commit(self) -> StepReport:
         """Take the prepared step: nobody else is needed. Raises TrainingDiverged after it, where `watch` says stop."""
@@ -213,13 +227,15 @@ class Trainer:
         if done.skip is None:
             self.state.update(done.gradients, done.norm)
             self.strategy.commit()
-            self.objective.commit(done.embeddings, done.labels)
+            if done.verdict.head is not None and self.spec.train.clip_norm is not None:
+                done.verdict.head.clip(self.spec.train.clip_norm, done.norm)
+            self.objective.commit(done.embeddings, done.labels, done.verdict.head, done.step)
             if done.watched is not None:
-                health = self.monitor.look(done.embeddings, done.labels, *done.watched, self.objective)
+                health = self.monitor.look(*done.watched, self.objective)
         else:
             self.state.skip(back_off=done.skip == "scale")
         norm = float(done.norm) if done.skip is None else None
-        statistics = done.verdict.statistics | self._scaling(norm)
+        statistics = done.verdict.statistics | self._scaling(norm) | self._sent()
         return StepReport(self.state.step, float(done.verdict.loss), norm, statistics, health)
 
     def _gradients(self, verdict: Verdict) -> list[Tensor]:
@@ -228,6 +244,10 @@ class Trainer:
             return self.strategy.pullback(verdict.cotangents)
         scale = float(self.state.scaler.scale)
         return [gradient / scale for gradient in self.strategy.pullback(verdict.cotangents * scale)]
+
+    def _norms_apart(self, verdict: Verdict) -> list[Tensor]:
+        """L2 norms of the gradients of all shards of a class-parallel head, (V,)."""
+        return [] if verdict.head is None else [self.group.gather_slices(verdict.head.norms(verdict.loss))]
 
     def _checked_skip(self, prepared: Prepared, *, back_off: bool) -> Prepared:
         """Pass over a step; every worker decides alike, for all hold the same embeddings and the same sum."""
@@ -247,11 +267,17 @@ class Trainer:
         scaler = self.state.scaler
         return {} if scaler is None else {"loss_scale": float(scaler.scale), "skipped": norm is None}
 
+    def _sent(self) -> dict[str, Any]:
+        if self.spec.exactness != "compressed" or not isinstance(self.strategy, DataParallel):
+            return {}
+        return {"gradient_bytes": self.strategy.sent}
+
     def _check_loss(self, verdict: Verdict, embeddings: Tensor, step: int) -> None:
         loss = float(verdict.loss)
         # A miner may pass over a row that is not finite: the loss alone would not tell.
-        if not bool(embeddings.isfinite().all()):
-            raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", embeddings, step)
+        if not self.exchange.finite(embeddings):
+            rows = self.group.gather_slices(embeddings) if self.exchange.travels else embeddings
+            raise self._diverged(f"embeddings are not finite, the loss is {loss:g}", rows, step)
         if not math.isfinite(loss) or abs(loss) > self.spec.train.loss_limit:
             limit = f"the loss is {loss:g}, train.loss_limit is {self.spec.train.loss_limit:g}"
             raise self._diverged(limit, self.group.gather_slices(verdict.cotangents), step)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raydml.errors import RaydmlError, ResourceError
-from raydml.files import write_bytes, write_json
+from raydml.files import append_line, write_bytes, write_json
 from raydml.membership.messages import Event
 from raydml.training.lines import Lines, read_lines
 
@@ -21,7 +21,7 @@ _TAIL = 1 << 16  # bytes at the end of the metrics, far more than the lines of t
 
 
 class RunRecord:
-    """Files of one run: run.json, metrics.jsonl, events.jsonl, failure.json, and the requests `stop` and `resize`."""
+    """Files of one run: run.json, metrics.jsonl, events.jsonl, resizes.jsonl, failure.json, and the request `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +30,8 @@ class RunRecord:
         self._metrics = Lines(self.metrics_path)
         self._events = Lines(self.events_path, durable=True)
         self._stop = folder / "stop"
-        self._resize = folder / "resize"
+        self._resizes = folder / "resizes.jsonl"
+        self._resizes_seen = 0  # bytes
         self._failure = folder / "failure.json"
 
     def read(self) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class RunRecord:
 
     def log_event(self, event: Event, note: str = "") -> None:
         """Append one change of the group to the events, durably; `note` is what a person should know besides."""
-        self._events.append(asdict(event) | {"note": note})
+        self._events.append(asdict(event) | {"note": "; ".join(part for part in (event.note, note) if part)})
 
     def events(self) -> list[dict[str, Any]]:
         """Every change of the group so far: the fields of an Event, and `note`."""
@@ -105,24 +106,30 @@ class RunRecord:
         """Whether somebody asked."""
         return self._stop.exists()
 
-    def request_resize(self, workers: int) -> None:
-        """Ask the driver for this many workers; a later request replaces one that it has not taken yet."""
-        write_bytes(self._resize, str(workers).encode())
+    def request_resize(self, workers: int, limits: tuple[int, int]) -> None:
+        """Ask for this many workers, durably: the last request holds until the spec allows other `limits`.
 
-    def resize_requested(self) -> int | None:
-        """The number of workers that somebody asked for since the last call; each request is told once."""
-        taken = self.folder / "resize-taken"
-        try:
-            os.rename(self._resize, taken)
-        except FileNotFoundError:
+        ResourceError where the disk refuses: then nobody was asked.
+        """
+        request = {"time": round(time.time(), 3), "workers": workers, "limits": limits}
+        append_line(self._resizes, json.dumps(request), durable=True)
+
+    def resizes(self) -> list[dict[str, Any]]:
+        """All requests so far: time, workers and limits of each."""
+        return read_lines(self._resizes)[0] if self._resizes.exists() else []
+
+    def resize_requested(self, limits: tuple[int, int]) -> int | None:
+        """The last number that was asked for under these limits, by this or an earlier attempt; each is told once."""
+        size = self._resizes.stat().st_size if self._resizes.exists() else 0
+        if size == self._resizes_seen:
             return None
-        workers = int(taken.read_text())
-        taken.unlink()
-        return workers
+        requests, self._resizes_seen = read_lines(self._resizes, self._resizes_seen)
+        fitting = [request["workers"] for request in requests if tuple(request["limits"]) == limits]
+        return fitting[-1] if fitting else None
 
     def clear_requests(self) -> None:
-        """Before a run starts: forget old requests and an old failure."""
-        for path in (self._stop, self._resize, self._failure):
+        """Before a run starts: forget old requests to stop, and an old failure."""
+        for path in (self._stop, self._failure):
             path.unlink(missing_ok=True)
 
     def fail(self, error: RaydmlError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from raydml.models import has_prefix
 from raydml.parallel import Group, Sharded, Spread
 from raydml.spec import AdamW, JobSpec, OptimizerSpec, ScheduleSpec, Sgd
 from raydml.training.scaling import LossScaler
+
+HEAD = "objective.head"  # the name of a class-parallel head's vectors, which are no parameter of the objective
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class TrainingState:
         named += [(f"objective.{name}", value) for name, value in objective.named_parameters()]
         self._names = {id(value): name for name, value in named}
         self.parameters = [value for _, value in named]
-        self.optimizer = build_optimizer(spec.train.optimizer, named, complete=spread is None)
+        beside = [HEAD] if getattr(objective, "head", None) is not None else []
+        self.optimizer = build_optimizer(spec.train.optimizer, named, beside, complete=spread is None)
         self._factors = [group["factor"] for group in self.optimizer.param_groups] if self.optimizer else []
 
     def update(self, gradients: Sequence[Tensor], norm: Tensor | None = None) -> float:
@@ -113,7 +116,7 @@ class TrainingState:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """The parts that this worker holds, by name: their tensors as they are (not copied)."""
         return {
-            f"objective.{name}-{index:05d}": thing.shard(index)
+            f"{name}-{index:05d}": thing.shard(index)
             for name, thing in sorted(self._sharded.items())
             for index in self._group.owned
         }
@@ -155,7 +158,9 @@ class TrainingState:
 
     def capture(self) -> Capture:
         """The state as it is saved, not copied; where it is `apart`, all workers call this together."""
-        tensors, parts = self.tensors(), self.parts()
+        tensors = self.tensors()
+        # Of workers that hold the same slices the first one writes.
+        parts = self.parts() if self._group.rank % self._group.axes.cell == 0 else {}
         if self._spread is not None:
             tensors = self._whole(self._spread, tensors)
         digests = {name: _sha256(values) for name, values in parts.items()}
@@ -206,22 +211,28 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def build_optimizer(
-    spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter]], *, complete: bool = True
+    spec: OptimizerSpec,
+    named: Sequence[tuple[str, nn.Parameter]],
+    beside: Sequence[str] = (),
+    *,
+    complete: bool = True,
 ) -> torch.optim.Optimizer | None:
     """The optimiser of the spec with one group of parameters per learning-rate factor; None without parameters.
 
-    complete: these are all parameters, so that each prefix in `parts` must name one of them.
+    `beside` names what learns by the spec too, but elsewhere. complete: these are all parameters, so that each prefix
+    in `parts` must name one of them.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
         groups.setdefault(_factor(name, spec), []).append(parameter)
+    if not groups and not beside:
+        return None
+    names = [_part(name) for name in (*(name for name, _ in named), *beside)]
+    unused = [prefix for prefix in spec.parts if not any(has_prefix(name, prefix) for name in names)]
+    if complete and unused:
+        raise SpecError(f"train.optimizer.parts: {unused} name no trained parameter; there are {names[:6]}")
     if not groups:
         return None
-    unused = [prefix for prefix in spec.parts if not any(has_prefix(_part(name), prefix) for name, _ in named)]
-    if complete and unused:
-        raise SpecError(
-            f"train.optimizer.parts: {unused} name no trained parameter; there are {[_part(n) for n, _ in named][:6]}"
-        )
     options = [{"params": members, "factor": factor} for factor, members in groups.items()]
     if isinstance(spec, Sgd):
         return torch.optim.SGD(options, spec.lr, spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay)
@@ -237,6 +248,12 @@ def _part(name: str) -> str:
 def _factor(name: str, spec: OptimizerSpec) -> float:
     fitting = [prefix for prefix in spec.parts if has_prefix(_part(name), prefix)]
     return spec.parts[max(fitting, key=len)] if fitting else 1.0
+
+
+def head_rate(spec: JobSpec) -> Callable[[int], float]:
+    """The learning rate of a class-parallel head, by step."""
+    lr = spec.train.optimizer.lr * _factor(HEAD, spec.train.optimizer)
+    return lambda step: lr * learning_rate_factor(spec.train.schedule, step, spec.train.steps)
 
 
 def learning_rate_factor(spec: ScheduleSpec, step: int, steps: int) -> float:

@@ -282,7 +282,15 @@ class Worker:
             state_sha256=self.final_sha256,
             exported_step=exported,
             trained=True,
+            **self._sent(),
         )
+
+    def _sent(self) -> dict[str, Any]:
+        """Bytes that the writer sent for the gradients of the last step, where they are compressed."""
+        known = [
+            report.statistics["gradient_bytes"] for report in self._recent if "gradient_bytes" in report.statistics
+        ]
+        return {"gradient_bytes": known[-1]} if known else {}
 
     def _embed_index(self) -> np.ndarray | None:
         """Embeddings of the items that the spec indexes, for the process that builds the collection."""

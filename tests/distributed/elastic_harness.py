@@ -101,11 +101,11 @@ class Fleet:
             return 0
         return max((line["step"] for line in read_lines(path)[0]), default=0)
 
-    def wait(self, until: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
-        """Wait for something to come true."""
+    def wait(self, until: Callable[[], bool], what: str, seconds: float = SECONDS, *, failing: bool = False) -> None:
+        """Wait for something to come true, in a run that goes on unless it is `failing`."""
         deadline = time.monotonic() + seconds
         while not until():
-            assert self.server.failure is None, self.server.failure
+            assert failing or self.server.failure is None, self.server.failure
             assert time.monotonic() < deadline, (
                 f"{what} did not come; at step {self.step()}, events {self.server.events}"
             )
@@ -152,7 +152,7 @@ def elastic_run(
     def found(now: float) -> Authority:
         chosen = Policy(first=first, most=most, num_slices=spec.batch.virtual_workers, **policy)
         ledger = FileLedger(folder / "membership.json")
-        durable = lambda: max(checkpoints.steps(), default=0)  # noqa: E731
+        durable = lambda: checkpoints.go_back(spec.name)[0]  # noqa: E731
         return Authority(spec.name, ledger, chosen, now, durable, time.time() - now)
 
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)

@@ -107,7 +107,9 @@ def small_spec(data: Path, /, **changes: Any) -> JobSpec:
     return JobSpec.model_validate(document)
 
 
-def train_case(group: Group, spec: JobSpec, folder: Path, until: int | None = None) -> dict[str, Any]:
+def train_case(
+    group: Group, spec: JobSpec, folder: Path, until: int | None = None, reports: list[Any] | None = None
+) -> dict[str, Any]:
     """Train one spec from the start in a formed group; losses, the state's SHA-256 and its tensors."""
     worker = Worker(Job(spec, folder, folder, None), group, torch.device("cpu"))
     losses: list[float] = []
@@ -116,12 +118,15 @@ def train_case(group: Group, spec: JobSpec, folder: Path, until: int | None = No
     def after(report: Any) -> bool:
         losses.append(report.loss)
         norms.append(report.gradient_norm)
+        if reports is not None:
+            reports.append(report)
         return True
 
     worker.trainer.run(until or spec.train.steps, after)
     state = worker.trainer.state
     tensors = {name: value.detach().clone().numpy() for name, value in state.tensors().items()}
-    return {"sha256": state.digest(), "losses": losses, "norms": norms, "tensors": tensors}
+    weights = {name: value.detach().cpu().numpy() for name, value in worker.trainer.weights().items()}
+    return {"sha256": state.digest(), "losses": losses, "norms": norms, "tensors": tensors, "weights": weights}
 
 
 def on_its_mesh(group: Group, spec: JobSpec) -> Group:

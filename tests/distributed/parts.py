@@ -63,9 +63,9 @@ class CentersObjective(Objective):
         centers = self.held.whole(self.group)[labels]
         return loss + WEIGHT * (embeddings - centers).square().sum(1).mean(), statistics
 
-    def commit(self, embeddings: Tensor, labels: Tensor) -> None:
+    def commit(self, embeddings: Tensor, labels: Tensor, *head: Any) -> None:
         """As the real one."""
-        super().commit(embeddings, labels)
+        super().commit(embeddings, labels, *head)
         self.held.move(embeddings.detach(), labels, self.group)
 
 

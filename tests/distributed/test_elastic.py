@@ -176,6 +176,23 @@ def test_when_all_die_the_run_goes_on_from_the_last_checkpoint(undisturbed: Undi
     assert restart.step % 15 == 0 and 0 < restart.lost <= 15 + 1
 
 
+def test_when_all_die_and_no_checkpoint_is_whole_the_run_refuses_to_begin_anew(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    with elastic_run(undisturbed.spec, tmp_path / "run", first=2) as fleet:
+        fleet.wait_for_step(20)
+        for name in fleet.living():
+            fleet.kill(name)
+        fleet.wait(lambda: not fleet.living(), "the end of all")
+        for path in fleet.job.folder.glob("checkpoints/step-*/state.safetensors"):
+            path.write_bytes(path.read_bytes()[:-1])
+        fleet.start(2)
+        fleet.wait(lambda: fleet.server.over, "the refusal", failing=True)
+        assert fleet.server.failure is not None and fleet.server.failure["kind"] == "CheckpointError"
+        assert "has no whole checkpoint" in fleet.server.failure["message"]
+    assert list(fleet.job.folder.glob("checkpoints/step-*")), "nothing is set aside: the next start refuses too"
+
+
 def test_a_new_authority_goes_on_where_the_last_one_stopped(undisturbed: Undisturbed, tmp_path: Path) -> None:
     with elastic_run(undisturbed.spec, tmp_path / "run", first=2) as fleet:
         fleet.wait_for_step(40)
@@ -225,6 +242,22 @@ def test_slices_are_dealt_by_measured_speed_and_the_bits_are_the_same(undisturbe
         view = fleet.server.view
         assert view.deal[view.rank("worker-00001")] == 1 == min(view.deal) and max(view.deal) > 3
         undisturbed.check(fleet)
+
+
+def test_a_worker_that_has_become_slow_is_named_and_given_fewer_slices_in_mid_run(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    slow, hold = Slow(0.03), 0.3
+    with elastic_run(
+        undisturbed.spec, tmp_path / "run", first=2, faults=[slow], balance="measured", hold=hold
+    ) as fleet:
+        fleet.wait(lambda: "balance" in causes(fleet), "another deal")
+        view = fleet.server.view
+        assert view is not None and view.deal[view.rank("worker-00001")] < 4
+        undisturbed.check(fleet)
+    (straggler,) = (event for event in fleet.events if event.cause == "straggler")
+    assert straggler.members == ("worker-00001",) and "slices a second, the others" in straggler.note
+    assert all(event.lost == 0 for event in fleet.events)
 
 
 @pytest.mark.slow

@@ -160,32 +160,46 @@ def test_so_it_is_for_losses_in_tiles(tmp_path: Path) -> None:
         assert len(set(found.values())) == 1, f"{name}: {found}"
 
 
-def tiled_verdicts(group: Group, kinds: list[str]) -> dict[str, tuple[float, list[bytes]]]:
-    """Of each loss over a batch whose slices are cut into several tiles: the loss, and own gradients slice by slice."""
-    rows = 300 * group.num_slices
+def tiled_verdicts(group: Group, given: tuple[list[str], str, list[int]]) -> dict[str, tuple[float, list[bytes]]]:
+    """Of each loss over a batch whose slices are cut into several tiles: the loss, and own gradients slice by slice.
+
+    `given`: kinds of loss; `gather` or `ring`; how many slices each worker holds, or none for equal shares.
+    """
+    kinds, exchange, deal = given
+    group.move(group.rank, deal or [len(group.share(rank)) for rank in range(group.size)])
+    rows = 600 * group.num_slices
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, rows // 4, (rows,), generator=generator)
     embeddings = torch.randn(rows, 8, generator=generator)
+    if exchange == "ring":
+        embeddings = embeddings[600 * group.owned.start : 600 * group.owned.stop].clone()
     found = {}
     for kind in kinds:
         spec = LOSS.validate_python({"kind": kind})
         objective = Objective(spec, num_classes=rows, dimension=8, seed=0, dtype=torch.float32, batch_size=rows)
         assert objective.tiled is not None
         verdict = evaluate_objective(objective, embeddings, labels, 0, 0, group)
-        found[kind] = float(verdict.loss), [part.numpy().tobytes() for part in verdict.cotangents.split(300)]
+        gradients = [*verdict.cotangents.split(600), *(verdict.weights if group.rank == 0 else ())]
+        found[kind] = float(verdict.loss), [part.numpy().tobytes() for part in gradients]
     return found
 
 
-def test_slices_of_several_tiles_give_the_same_bits_on_one_to_four_workers(tmp_path: Path) -> None:
-    kinds = [*FORMULAS, "n_pairs"]
-    assert layout.ROWS < 300
-    wanted = tiled_verdicts(Group(0, 1, 8), kinds)
-    for workers in (2, 3, 4):
-        parts = run_processes(workers, tiled_verdicts, kinds, tmp_path)
-        for kind in kinds:
-            assert all(part[kind][0] == wanted[kind][0] for part in parts), f"{kind}, {workers} workers: the loss"
-            slices = [own for part in parts for own in part[kind][1]]
-            assert slices == wanted[kind][1], f"{kind}, {workers} workers: gradients"
+@pytest.mark.timeout(400)
+def test_slices_of_several_tiles_give_the_same_bits_gathered_and_travelling_on_one_to_four_workers(
+    tmp_path: Path,
+) -> None:
+    kinds = [*FORMULAS, "n_pairs", "arc_face", "proxy_anchor"]
+    travelling = [kind for kind in kinds if kind != "n_pairs"]
+    assert layout.ROWS < 600 and layout.can_travel(600)
+    wanted = tiled_verdicts(Group(0, 1, 4), (kinds, "gather", []))
+    cases = [(kinds, "gather", 3, []), *((travelling, "ring", workers, []) for workers in (2, 3, 4))]
+    for names, exchange, workers, deal in [*cases, (travelling, "ring", 2, [3, 1])]:
+        parts = run_processes(workers, tiled_verdicts, (names, exchange, deal), tmp_path, slices=4)
+        for kind in names:
+            where = f"{kind}, {exchange}, {workers} workers {deal}"
+            assert all(part[kind][0] == wanted[kind][0] for part in parts), f"{where}: the loss"
+            gradients = [parts[0][kind][1].pop(-1)] if len(wanted[kind][1]) > 4 else []  # of weights
+            assert [*(own for part in parts for own in part[kind][1]), *gradients] == wanted[kind][1], where
 
 
 @pytest.mark.slow

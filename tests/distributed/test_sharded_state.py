@@ -37,7 +37,7 @@ def state_of(group: Group) -> TrainingState:
     """Sharded centres, and a model whose rows are cut; both differ from those of step 0."""
     spec = spec_of(Path())
     objective = Objective(spec.loss, num_classes=12, dimension=8, seed=0, dtype=torch.float32)
-    held = {"centers": HeldCenters(12, 8, 8)}
+    held = {"objective.centers": HeldCenters(12, 8, 8)}
     return TrainingState(cut_layer(group), objective, spec, group=group, sharded=held, spread=CutRows(group))
 
 
@@ -51,7 +51,7 @@ def train(state: TrainingState, group: Group, held: HeldCenters) -> None:
 
 def save_in(group: Group, folder: str) -> str:
     state = state_of(group)
-    train(state, group, state._sharded["centers"])  # type: ignore[arg-type]
+    train(state, group, state._sharded["objective.centers"])  # type: ignore[arg-type]
     run = Path(folder)
     assert Saver(Checkpoints(run / "checkpoints", 2), RunRecord(run), group).save(state, Best(3, 0.5), required=True)
     return state.digest()
@@ -62,7 +62,7 @@ def load_in(group: Group, folder: str) -> tuple[str, str, list[int]]:
     state = state_of(group)
     before = state.digest()
     Checkpoints(Path(folder) / "checkpoints", 2).load(3, state)
-    return before, state.digest(), sorted(state._sharded["centers"].shards)  # type: ignore[attr-defined]
+    return before, state.digest(), sorted(state._sharded["objective.centers"].shards)  # type: ignore[attr-defined]
 
 
 def test_three_workers_save_what_any_number_loads_each_its_own_parts_only(tmp_path: Path) -> None:
@@ -85,6 +85,18 @@ def test_three_workers_save_what_any_number_loads_each_its_own_parts_only(tmp_pa
         assert [shard for _, _, shards in results for shard in shards] == list(range(8)), (
             "each holds its own and no others"
         )
+
+
+def test_every_number_of_a_part_is_in_the_digest() -> None:
+    state = state_of(Group(0, 1, 8))
+    before = state.digest()
+    for index in range(8):
+        for value in state._sharded["objective.centers"].shard(index).values():
+            kept = value.clone()
+            value[1, 2] += 1
+            assert state.digest() != before
+            value.copy_(kept)
+    assert state.digest() == before
 
 
 def test_a_damaged_part_is_a_damaged_checkpoint_but_is_read_by_its_owner_only(tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_a_checkpoint_without_a_part_or_with_another_shape_is_refused_before_any
     save_in(Group(0, 1, 8), str(tmp_path))
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
     state = state_of(Group(0, 1, 8))
-    state._sharded["centers"] = HeldCenters(24, 8, 8)
+    state._sharded["objective.centers"] = HeldCenters(24, 8, 8)
     before = state.digest()
     with pytest.raises(CheckpointError, match=r"part objective.centers-00000 holds .*\(2, 8\).*\(3, 8\)"):
         checkpoints.load(3, state)
@@ -129,7 +141,7 @@ def test_a_checkpoint_without_a_part_or_with_another_shape_is_refused_before_any
 def save_where_one_may_not(group: Group, folder: str) -> bool:
     """The second worker finds a folder in the place of a file of its own."""
     state = state_of(group)
-    train(state, group, state._sharded["centers"])  # type: ignore[arg-type]
+    train(state, group, state._sharded["objective.centers"])  # type: ignore[arg-type]
     run = Path(folder)
     if group.rank == 1:
         import raydml.training.checkpoints as module
@@ -206,17 +218,19 @@ def test_planned_changes_lose_no_step_and_no_process(undisturbed: Undisturbed, t
     assert any(step % EVERY for step in changed), "a checkpoint was made for the change"
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1], ids=["from the start", "from a checkpoint"])
 def test_after_a_death_the_survivors_go_on_from_the_last_checkpoint_in_their_processes(
-    undisturbed: Undisturbed, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path, checkpoints: int
 ) -> None:
     with run_of(undisturbed.spec, tmp_path / "run", first=3) as fleet:
-        fleet.wait_for_step(EVERY + 5)
+        fleet.wait_for_step(checkpoints * EVERY + 2)
         fleet.kill("worker-00000")  # the one that writes
         fleet.wait_for_size(2)
         assert fleet.server.view is not None and fleet.server.view.members == ("worker-00001", "worker-00002")
         undisturbed.check(fleet)
     (restart,) = (event for event in fleet.events if event.cause == "restart")
-    assert restart.step % EVERY == 0 and restart.lost > 0 and restart.after == 2
+    assert restart.step % EVERY == 0 and restart.step >= checkpoints * EVERY
+    assert 0 < restart.lost <= EVERY + 1 and restart.after == 2
     assert {"lost", "death"} & {event.cause for event in fleet.events}
 
 

@@ -40,7 +40,7 @@ def command(spec: Path, home: Path, *options: str) -> subprocess.Popen[str]:
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     path = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         if path.exists() and any(line["step"] >= step for line in read_lines(path)[0]):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
@@ -41,6 +45,22 @@ def test_a_run_takes_callbacks_of_the_controller_and_of_the_worker_group() -> No
         assert [*inspect.signature(getattr(Keeper, name)).parameters] == [*inspect.signature(theirs).parameters]
     keeper = Keeper(Path("unused"))
     assert RunConfig(callbacks=[keeper]).callbacks == [keeper], "Ray drops callbacks that are not UserCallbacks"
+
+
+def nodes_seen(address: str, token: Path) -> subprocess.CompletedProcess[str]:
+    """What a process with that token sees of the cluster."""
+    program = f"import ray; print(len(ray._raylet.GcsClient(address={address!r}).get_all_node_info(timeout=10)))"
+    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(token)}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_the_clusters_of_these_tests_refuse_whoever_has_another_token(token: Path, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    assert nodes_seen(address, token).stdout == "1\n"
+    (tmp_path / "other").write_text("0" * 64)
+    refused = nodes_seen(address, tmp_path / "other")
+    assert refused.returncode != 0 and "InvalidAuthToken" in refused.stderr
 
 
 def test_one_hook_hears_of_the_first_workers_and_of_every_replacement() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 import raydml
 from raydml.errors import Interrupted, RunError, SpecError
-from raydml.run import find_run
+from raydml.runs import find_run
 from raydml.training.record import RunRecord
 from tests.distributed.harness import write_images
 from tests.ray.commands import document

@@ -14,7 +14,7 @@ from torch import nn
 
 import raydml
 from raydml.errors import DataError, RunExists
-from raydml.run import find_run
+from raydml.runs import find_run
 from raydml.training.record import read_lines
 from tests.distributed.harness import write_images
 from tests.ray.commands import command, document, wait_for_step

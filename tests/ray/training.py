@@ -13,7 +13,7 @@ import torch
 
 import raydml
 from raydml.parallel import Group
-from raydml.run import find_run
+from raydml.runs import find_run
 from raydml.spec import JobSpec
 from raydml.training.worker import Job, Worker
 

@@ -16,7 +16,8 @@ from torch import nn
 from raydml import run
 from raydml.models import load_model
 from raydml.parallel import Group
-from raydml.run import Run, train
+from raydml.run import train
+from raydml.runs import Run
 from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, run_worker

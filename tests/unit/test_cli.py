@@ -44,7 +44,7 @@ SUMMARY = {
 
 @dataclass
 class FinishedRun:
-    """Stands for `raydml.run.Run`."""
+    """Stands for `raydml.runs.Run`."""
 
     def summary(self) -> dict[str, Any]:
         return SUMMARY

@@ -29,6 +29,13 @@ def test_planned_leavings_have_a_budget_of_their_own() -> None:
     assert budget.left("d", 0.0) == Spent("leaving", 3, 2, HOUR)
 
 
+def test_resizes_have_a_budget_of_their_own() -> None:
+    budget = Budget(Limits(death=1, leaving=0, resize=2))
+    assert [budget.resized(0.0), budget.resized(10.0)] == [Within(1), Within(0)]
+    assert budget.died(("c",), 1, 10.0) == Within(0)
+    assert budget.resized(20.0) == Spent("resize", 3, 2, HOUR - 20.0)
+
+
 def test_leavings_without_a_limit_never_end_the_run() -> None:
     budget = Budget(Limits(leaving=None))
     assert {budget.left(f"w{count}", float(count)) for count in range(1000)} == {Within(None)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raydml.errors import RunError, RunExists, StaleView
+from raydml.errors import CheckpointError, RunError, RunExists, StaleView
 from raydml.membership import Authority, Beat, FileLedger, Ledger, Member, MemoryLedger, Policy, Record, Report, deal
 from raydml.membership import share as equal_share
 from raydml.membership.messages import View
@@ -62,10 +62,10 @@ class Table:
                 member.prepare()
                 member.commit(f"after {member.step + 1}")
 
-    def standing(self, name: str) -> str:
+    def standing(self, name: str, speed: float = 0.0) -> str:
         """What a beat of this member is answered with."""
         member = self.members.setdefault(name, Member(name))
-        return self.authority.beat(Beat(name, member.epoch, member.step or 0), self.now).standing
+        return self.authority.beat(Beat(name, member.epoch, member.step or 0, speed), self.now).standing
 
     def wait(self, seconds: float, *beating: str) -> View | None:
         """Time passes in quarters of a second, in which only these beat; the first view that closes."""
@@ -295,7 +295,7 @@ def test_two_states_of_one_step_fail_the_run_and_are_named() -> None:
     table.members["b"].digest = "something else"
     assert table.come("a", "b") is None
     assert table.standing("a") == "over"
-    assert table.authority.failure == (
+    assert table.authority.failure is not None and table.authority.failure["message"] == (
         "members hold different states of step 1: {'a': 'after 1', 'b': 'something else'}; this must never happen"
     )
 
@@ -438,6 +438,45 @@ def test_slices_are_dealt_by_measured_speed_where_the_policy_says_so() -> None:
     table = Table(replace(POLICY, balance="measured"))
     view = table.come("a", "b", a=3.0, b=1.0)
     assert view is not None and view.deal == (6, 2)
+
+
+def test_a_straggler_is_named_once_and_slices_are_dealt_anew_when_speeds_have_drifted() -> None:
+    table = Table(replace(POLICY, first=3, balance="measured", hold=2.0))
+    view = table.come("a", "b", "c")
+    assert view is not None and view.deal == (2, 3, 3)
+    for _ in range(12):
+        table.now += 0.25
+        for name, speed in {"a": 10.0, "b": 10.0, "c": 2.0}.items():
+            table.standing(name, speed)
+        assert table.authority.tick(table.now) is None
+    assert {table.standing(name) for name in "abc"} == {"change"}
+    table.train("a", "b", "c")
+    view = table.come("a", "b", "c", a=10.0, b=10.0, c=2.0)
+    assert view is not None and view.deal == (4, 3, 1) and view.members == ("a", "b", "c") and view.step == 1
+    straggler, balance = table.authority.events[1:]
+    assert (straggler.cause, straggler.members) == ("straggler", ("c",))
+    assert straggler.note == "2 slices a second, the others 10"
+    assert (balance.cause, balance.before, balance.after, balance.lost) == ("balance", 3, 3, 0)
+
+
+def test_equal_dealing_names_a_straggler_and_lets_the_slices_be() -> None:
+    table = Table(replace(POLICY, hold=1.0))
+    table.come("a", "b")
+    for _ in range(20):
+        table.now += 0.25
+        standings = {table.standing("a", 10.0), table.standing("b", 1.0)}
+        assert standings == {"go"} and table.authority.tick(table.now) is None
+    assert table.causes == [("start", ("a", "b")), ("straggler", ("b",))]
+
+
+def test_a_run_without_a_whole_checkpoint_ends_instead_of_beginning_anew() -> None:
+    def durable_step() -> int:
+        raise CheckpointError("all are damaged")
+
+    authority = Authority("run", MemoryLedger(), replace(POLICY, first=1), 0.0, durable_step)
+    authority.report(Report("a"), 0.0)
+    assert authority.tick(0.0) is None
+    assert authority.over and authority.failure == {"kind": "CheckpointError", "message": "all are damaged"}
 
 
 def test_a_run_that_is_over_says_so_to_everybody() -> None:

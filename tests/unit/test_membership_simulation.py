@@ -63,7 +63,13 @@ def test_five_thousand_schedules_of_states_in_parts_break_no_invariant() -> None
     assert total.broken == []
     assert set(total.faults) == {*FAULTS, *(f"kill at {moment}" for moment in MOMENTS)} - NEVER_WITH_PARTS
     assert min(total.faults.values()) > 50
-    assert total.lost_commits > 1000 and total.restarts > 5000
+    assert total.lost_commits > 1000 and total.restarts > 5000 and total.deals > 50
+
+
+@pytest.mark.timeout(900)
+def test_three_thousand_schedules_of_slices_dealt_by_speed_break_no_invariant() -> None:
+    total = simulate_many(0, 3_000, Parts(balance="measured"))
+    assert total.broken == [] and total.deals > 30
 
 
 def planned_changes(seed: int, parts: Parts) -> Run:
@@ -91,7 +97,7 @@ def test_every_broken_variant_has_a_seed() -> None:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_simulator_finds_the_variant_that(name: str) -> None:
-    simulate(FOUND_AT[name], SHARDED if BROKEN[name].state == "sharded" else None)
+    simulate(FOUND_AT[name], Parts() if BROKEN[name].state == "replicated" else SHARDED)
     with pytest.raises(AssertionError):
         simulate(FOUND_AT[name], BROKEN[name])
 

@@ -22,14 +22,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import raydml
-from raydml import run
+from raydml import run, runs
 from raydml.cli import app
 from raydml.cli.progress import progress
 from raydml.errors import CheckpointError, RunError, RunExists, SpecError
 from raydml.membership.messages import Event
 from raydml.parallel import Group, fit, world_sizes
 from raydml.progress import Progress, Watch
-from raydml.run import driven, find_run, train
+from raydml.run import train
+from raydml.runs import driven, find_run
 from raydml.spec import JobSpec
 from raydml.training import driver, history
 from raydml.training.checkpoints import Checkpoints
@@ -74,7 +75,7 @@ def recorded(home: Path) -> RunRecord:
 
 def test_events_are_read_as_they_were_logged(recorded: RunRecord) -> None:
     events = find_run("small").events
-    read = [Event(**{name: event[name] for name in Event.__dataclass_fields__}) for event in events]
+    read = [Event(**{name: event[name] for name in Event.__dataclass_fields__ if name != "note"}) for event in events]
     assert [replace(event, members=tuple(event.members)) for event in read] == EVENTS
     assert [event["samples_lost"] for event in events] == [0, 0, 0, 7 * 8 * 4]
     assert [event["note"] for event in events] == ["", "one node less", "", ""]
@@ -177,24 +178,44 @@ def test_a_death_is_told_as_it_happens_and_once(tmp_path: Path, terminal: bool) 
 
 
 def test_a_request_to_resize_is_taken_once_and_the_last_one_counts(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path)
-    assert record.resize_requested() is None
-    record.request_resize(3)
-    RunRecord(tmp_path).request_resize(12)
-    assert [record.resize_requested(), record.resize_requested()] == [12, None]
-    assert not list(tmp_path.iterdir())
-    record.request_resize(4)
-    record.clear_requests()
-    assert record.resize_requested() is None
+    record, limits = RunRecord(tmp_path), (1, 12)
+    assert record.resize_requested(limits) is None
+    record.request_resize(3, limits)
+    RunRecord(tmp_path).request_resize(12, limits)
+    assert [record.resize_requested(limits), record.resize_requested(limits)] == [12, None]
+    record.request_resize(4, limits)
+    assert [record.resize_requested(limits), record.resize_requested(limits)] == [4, None]
+
+
+def test_the_next_attempt_knows_what_was_asked_of_the_last_one_unless_the_spec_says_otherwise(tmp_path: Path) -> None:
+    RunRecord(tmp_path).request_resize(3, (1, 4))
+    RunRecord(tmp_path).clear_requests()
+    assert RunRecord(tmp_path).resize_requested((1, 4)) == 3
+    assert RunRecord(tmp_path).resize_requested((1, 8)) is None
+
+
+def test_a_run_is_not_resized_oftener_than_its_spec_allows(recorded: RunRecord, home: Path) -> None:
+    document = yaml.safe_load((recorded.folder / "spec.yaml").read_text())
+    document["parallel"]["tolerate"] = {"resizes_per_hour": 2}
+    (recorded.folder / "spec.yaml").write_text(yaml.safe_dump(document))
+    with held_by_another_process(home / "runs" / ".small.lease"):
+        raydml.resize("small", 2)
+        raydml.resize("small", 3)
+        with pytest.raises(RunError, match=r"^2 requests .*resizes_per_hour is 2: ask again in \d+ s, or"):
+            raydml.resize("small", 4)
+        assert recorded.resize_requested((2, 8)) == 3
+        late = [request | {"time": request["time"] - 3600.0} for request in recorded.resizes()]
+        (recorded.folder / "resizes.jsonl").write_text("".join(json.dumps(request) + "\n" for request in late))
+        raydml.resize("small", 4)
 
 
 def test_a_run_that_trains_is_asked(recorded: RunRecord, home: Path) -> None:
     with held_by_another_process(home / "runs" / ".small.lease"):
         assert raydml.resize("small", 2) == {"run": "small", "workers": 2, "before": 3}
-        assert recorded.resize_requested() == 2
+        assert recorded.resize_requested((2, 8)) == 2
         result = call("resize", "small", 8, "--json")
         assert json.loads(result.stdout) == {"run": "small", "workers": 8, "before": 3}
-        assert recorded.resize_requested() == 8
+        assert recorded.resize_requested((2, 8)) == 8
         assert "run small: asked for 4 workers, 3 now" in call("resize", "small", 4).stdout
 
 
@@ -211,7 +232,7 @@ def test_a_number_that_the_run_cannot_have_is_refused(
 ) -> None:
     with held_by_another_process(home / "runs" / ".small.lease"), pytest.raises(SpecError, match=message):
         raydml.resize("small", workers)
-    assert recorded.resize_requested() is None
+    assert recorded.resizes() == []
     assert call("resize", "small", workers).exit_code == 2
 
 
@@ -228,7 +249,7 @@ def test_a_run_that_nobody_trains_is_not_asked(recorded: RunRecord, home: Path) 
     with pytest.raises(RunError, match="there is no run other"):
         raydml.resize("other", 3)
     assert call("resize", "small", 3).exit_code == 1
-    assert recorded.resize_requested() is None
+    assert recorded.resizes() == []
 
 
 # World sizes
@@ -253,7 +274,13 @@ def test_what_a_run_tolerates_and_how_slices_are_dealt_does_not_stand_in_the_dig
     other = {
         "balance": "measured",
         "patience": 30,
-        "tolerate": {"failures_per_hour": 0, "preemptions_per_hour": 9, "poison": 2, "failed_saves": 0},
+        "tolerate": {
+            "failures_per_hour": 0,
+            "preemptions_per_hour": 9,
+            "resizes_per_hour": 1,
+            "poison": 2,
+            "failed_saves": 0,
+        },
     }
     assert small_spec(Path("images.npz"), parallel=other).digest() == plain.digest()
     assert small_spec(Path("images.npz"), parallel={"numerics": "fast"}).digest() != plain.digest()
@@ -273,7 +300,7 @@ def test_limits_out_of_bounds_are_refused(parallel: dict[str, Any]) -> None:
 
 def drive_with_a_child(folder: Path, pipe: Connection) -> None:
     """Hold a run's lease beside a child process that outlives the driver."""
-    with run._owned(folder, again=False):
+    with runs.owned(folder, again=False):
         child = subprocess.Popen(["sleep", "60"])
         pipe.send(child.pid)
         signal.pause()
@@ -289,13 +316,13 @@ def test_a_killed_driver_holds_no_lease_though_its_children_live(home: Path) -> 
     child = ours.recv()
     try:
         assert driven(folder)
-        with pytest.raises(RunExists, match="being trained by another process"), run._owned(folder, again=False):
+        with pytest.raises(RunExists, match="being trained by another process"), runs.owned(folder, again=False):
             pass
         driver.kill()
         driver.join()
         os.kill(child, 0)  # it lives
         assert not driven(folder)
-        with run._owned(folder, again=False):
+        with runs.owned(folder, again=False):
             assert driven(folder)
     finally:
         os.kill(child, signal.SIGKILL)

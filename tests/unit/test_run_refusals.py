@@ -16,7 +16,8 @@ from torch import nn
 
 from raydml import run
 from raydml.errors import DataError, ResourceError, RunError, RunExists, SpecError
-from raydml.run import find_run, open_collection, train
+from raydml.run import train
+from raydml.runs import find_run, open_collection
 from raydml.spec import JobSpec
 from raydml.training.fleet import placement
 from raydml.training.fleet.placement import Placement, place

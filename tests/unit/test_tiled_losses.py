@@ -16,6 +16,7 @@ from raydml.losses.tiled import CLASSES, FORMULAS, class_scores, layout, n_pairs
 from raydml.losses.tiled.log_sum_exp import NEAR, linear_log_sum_exp
 from raydml.losses.tiled.statistics import Pairs
 from raydml.parallel import Group
+from tests.alive import Alive
 from tests.unit.test_losses import LOSS
 
 SIMILARITIES: list[dict[str, Any]] = [
@@ -163,10 +164,10 @@ def shared_shift(rows: int, columns: int, spread: float) -> tuple[Tensor, Tensor
     scores = torch.rand(rows, columns, generator=generator) * spread
     scores[0], scores[0, 0] = 0, spread  # one exponent in a row of the smallest
     statistic = linear_log_sum_exp("others", 1.0)
-    state = statistic.start(torch.zeros(rows + columns, 1), 1)
+    state = statistic.start(torch.zeros(rows + columns, 1))
     own = [slice(0, rows), slice(rows, rows + columns)]
     views = zip(own, (scores, scores.T), strict=True)
-    sides = [Pairs(anchors, view, {}, {}, Tensor(), Tensor(), None, None) for anchors, view in views]
+    sides = [Pairs(anchors, view, {}, {}, Tensor(), None, None) for anchors, view in views]
     for _ in range(2):  # each pair twice: the second time it meets a state
         statistic.collect(state, sides)
     exact = torch.cat([scores.double().logsumexp(dim) for dim in (1, 0)]) + math.log(2)
@@ -177,6 +178,31 @@ def shared_shift(rows: int, columns: int, spread: float) -> tuple[Tensor, Tensor
 def test_one_shift_for_a_tile_is_as_exact_as_one_for_each_row(spread: float) -> None:
     found, exact = shared_shift(7, 11, spread)
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("document", [{"kind": "triplet"}, {"kind": "triplet", "miner": {"kind": "semihard"}}], ids=str)
+def test_triplets_hold_a_number_for_each_positive_of_own_anchors_alone(document: dict[str, Any]) -> None:
+    rows, num_slices, each = 1024, 64, 16
+    embeddings, labels = torch.randn(rows, 6), torch.arange(rows) // each
+    spec = LOSS.validate_python(document)
+    objective = Objective(spec, num_classes=64, dimension=6, seed=0, dtype=torch.float32, batch_size=rows)
+    with Alive() as alive:
+        evaluate_objective(objective, embeddings, labels, 0, 0, Group(0, 1, num_slices))
+    a_state_of_every_slice = 4 * num_slices * rows * each
+    assert alive.most < a_state_of_every_slice / 2
+
+
+def test_travelling_tiles_of_one_slice_give_value_and_gradient_of_the_plain_path(
+    small_tiles: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "COLUMNS", 11)
+    assert layout.can_travel(48 // 8)
+    embeddings, labels = batch()
+    for kind in FORMULAS:
+        wanted = evaluate_objective(made({"kind": kind}, False), embeddings, labels, 0, 0)
+        for num_slices in (1, 3, 8):
+            found = evaluate_objective(made({"kind": kind}, True), embeddings, labels, 0, 0, Group(0, 1, num_slices))
+            torch.testing.assert_close(found.cotangents, wanted.cotangents, rtol=1e-9, atol=1e-9)
 
 
 def test_every_two_rows_meet_in_one_tile_and_masks_are_those_of_the_labels(small_tiles: None) -> None:
@@ -192,6 +218,16 @@ def test_every_two_rows_meet_in_one_tile_and_masks_are_those_of_the_labels(small
                 positive = tile.positive is not None and bool(tile.positive[place, index])
                 assert positive == (labels[row] == labels[column] and row != column)
                 assert (tile.itself is not None and bool(tile.itself[place, index])) == (row == column)
+        assert (seen == 1).all()
+
+
+def test_from_one_side_every_row_meets_all_rows_once(small_tiles: None) -> None:
+    _, labels = batch()
+    for num_slices in (1, 3, 8):
+        made_layout = layout.Layout(labels, 48 // num_slices, one_sided=True)
+        seen = torch.zeros(48, 48, dtype=torch.long)
+        for tile in itertools.chain(*(made_layout.tiles(index) for index in range(num_slices))):
+            seen[tile.rows, tile.columns] += 1
         assert (seen == 1).all()
 
 

@@ -18,7 +18,7 @@ from raydml.losses import Objective, evaluate_objective
 from raydml.models import build_model
 from raydml.parallel import Group
 from raydml.progress import Progress, Watch
-from raydml.run import Run
+from raydml.runs import Run
 from raydml.spec import JobSpec
 from raydml.specfile import load_spec
 from raydml.training.loop import StepReport

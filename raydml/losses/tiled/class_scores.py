@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydml.losses.tiled.exchange import own_rows
 from raydml.losses.tiled.layout import COLUMNS, ROWS
 from raydml.losses.tiled.scores import Score, pull_back, pull_prepare
 from raydml.parallel import Group, TreeAccumulator, tree_sum
@@ -22,16 +23,18 @@ Slopes = Callable[[Tensor, slice, slice], Tensor]  # scores (r, c), rows, classe
 class ClassScores:
     """Scores of the own rows against all class vectors, and gradients back to both."""
 
-    def __init__(self, score: Score, loss: Any, embeddings: Tensor, group: Group) -> None:
+    def __init__(self, score: Score, loss: Any, embeddings: Tensor, size: int, group: Group) -> None:
+        """Of embeddings of a batch in slices of `size` rows: of all, or of the own rows alone."""
         self._parameter, vectors = class_vectors(loss)
         self._score, self._group = score, group
-        size = len(embeddings) // group.num_slices
         self.own = slice(group.owned.start * size, group.owned.stop * size)
-        self._embeddings, self._size = embeddings[self.own], size
+        self._embeddings, self._size = own_rows(embeddings, self.own, size * group.num_slices), size
         with torch.enable_grad():
             self._graph = score.prepare(vectors)
         self.vectors = self._graph.detach()  # (C, D)
-        self.rows = score.prepare(embeddings)[self.own].detach()  # (own, D)
+        self.rows = torch.cat(
+            [score.prepare(rows) for rows in torch.split(self._embeddings, size)]
+        ).detach()  # (own, D)
 
     def slices(self) -> Iterator[tuple[int, list[slice]]]:
         """Own slices with their row tiles, numbered from the first own row."""

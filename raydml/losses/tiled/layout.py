@@ -2,8 +2,9 @@
 
 The rows are sorted by class and cut into pieces, a few for each slice. The score of two rows does not depend on who is
 the anchor, so of all pairs of pieces each piece takes those with itself and with the half of the others that follow it,
-cyclically: an equal share, computed by whoever owns the slice. Sorting puts positives beside each other, so that most
-tiles hold negatives alone and need no masks. Nothing here depends on the number of workers.
+cyclically: an equal share, computed by whoever owns the slice. A tile has the rows of one slice and the columns of
+another, or of several small ones. Sorting puts positives beside each other, so that most tiles hold negatives alone and
+need no masks. Nothing here depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ class Tile:
 
 
 class Layout:
-    """The tiles of a batch of B rows in slices of `slice_size`; all that it tells is in the order of classes."""
+    """The tiles of a batch of B rows in slices of `slice_size`; all that it tells is in the order of classes.
 
-    def __init__(self, labels: Tensor, slice_size: int) -> None:
+    `one_sided`: every row of a slice meets all rows of the batch, for what is not the same from both sides.
+    """
+
+    def __init__(self, labels: Tensor, slice_size: int, *, one_sided: bool = False) -> None:
         self.size, self.slice_size = len(labels), slice_size
+        self.num_slices = self.size // slice_size
+        self._run = 1 if can_travel(slice_size) else self.num_slices
+        self._one_sided = one_sided
+        # How far on the last slice is that a slice meets.
+        self._reach = self.num_slices - 1 if one_sided else (self.num_slices + 1) // 2
         self.order = labels.argsort(stable=True)  # (B,) the row at each place of the sorted batch
         self.ranks = torch.empty_like(self.order)  # (B,) the place of each row
         self.numbers = torch.arange(self.size, device=labels.device)
@@ -54,17 +63,44 @@ class Layout:
             for start in range(first, first + slice_size, ROWS)
         ]
 
+    def within(self, index: int, rows: slice) -> slice:
+        """Rows of a slice, counted from its first."""
+        return slice(rows.start - index * self.slice_size, rows.stop - index * self.slice_size)
+
+    def meets(self, index: int, other: int) -> bool:
+        """Whether a slice may have tiles whose columns are in another."""
+        return (other - index) % self.num_slices <= self._reach
+
+    def runs(self, index: int) -> Iterator[range]:
+        """The slices that one meets, itself first, in runs that tiles may cross: of one slice, where they can travel.
+
+        Slices that follow the last one, cyclically, have numbers from V on; no run crosses V.
+        """
+        first, stop = index, index + self._reach + 1
+        while first < stop:
+            end = min(first + self._run, stop, self.num_slices if first < self.num_slices else stop)
+            yield range(first, end)
+            first = end
+
     def tiles(self, index: int) -> Iterator[Tile]:
         """The tiles that a slice stands for; those of all slices together hold each pair of rows once."""
-        count = len(self._pieces)
-        for number in range(index * self._pieces_per_slice, (index + 1) * self._pieces_per_slice):
-            rows, last = self._pieces[number], number + num_followers(number, count)
-            yield self._tile(rows, rows)
-            for first, final in ((number + 1, min(last, count - 1)), (0, last - count)):
-                if first <= final:
-                    stop = self._pieces[final].stop
-                    for start in range(self._pieces[first].start, stop, COLUMNS):
-                        yield self._tile(rows, slice(start, min(start + COLUMNS, stop)))
+        for others in self.runs(index):
+            yield from self.tiles_between(index, others)
+
+    def tiles_between(self, index: int, others: range) -> Iterator[Tile]:
+        """Of the tiles of slice `index` those whose columns lie in a run of slices, numbered as in `runs`."""
+        count, each = len(self._pieces), self._pieces_per_slice
+        for number in range(index * each, (index + 1) * each):
+            rows = self._pieces[number]
+            first, last = others.start * each, others.stop * each - 1
+            if not self._one_sided:
+                if others.start == index:
+                    yield self._tile(rows, rows)
+                first, last = max(number + 1, first), min(number + num_followers(number, count), last)
+            if first <= last:
+                columns = slice(self._pieces[first % count].start, self._pieces[last % count].stop)
+                for part in chunks(columns, COLUMNS):
+                    yield self._tile(rows, part)
 
     def _tile(self, rows: slice, columns: slice) -> Tile:
         classes = self._classes
@@ -73,6 +109,19 @@ class Layout:
         itself = self.numbers[rows].unsqueeze(1) == self.numbers[columns]
         same = self.labels[rows].unsqueeze(1) == self.labels[columns]
         return Tile(rows, columns, same & ~itself, itself)
+
+
+def chunks(rows: slice, most: int) -> Iterator[slice]:
+    """Consecutive rows, at most so many at a time."""
+    yield from (slice(start, min(start + most, rows.stop)) for start in range(rows.start, rows.stop, most))
+
+
+def can_travel(slice_size: int) -> bool:
+    """Whether slices are so large that tiles keep to one each, and no worker need hold two that are not its own.
+
+    Tiles of small slices cross them, for tiles of few columns are slow.
+    """
+    return slice_size > COLUMNS // 2
 
 
 def num_followers(number: int, count: int) -> int:

@@ -17,7 +17,7 @@ NEAR = 40.0  # exponents this close can share one shift: e^40 and sums of e^-40 
 class LogSumExp(OneSided):
     """log sum_j exp(v_ij), shifted by the largest; the smallest finite number for a row without pairs."""
 
-    def start(self, units: Tensor, places: int) -> Tensor:
+    def start(self, units: Tensor) -> Tensor:
         """See Statistic: (B, 2), a shift and the sum of exponentials below it."""
         state = units.new_zeros(units.shape[0], 2)
         state[:, 0] = torch.finfo(units.dtype).min

@@ -24,6 +24,10 @@ class TiledNPairs:
     loss: Any
     score: Score
 
+    def travels(self, slice_size: int) -> bool:
+        """See TiledLoss: anchors and positives lie anywhere."""
+        return False
+
     def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
         """The loss of a gathered batch (B, D), (B,), and dL/d(own rows); it has no weights of its own."""
         size = len(labels) // group.num_slices

@@ -24,9 +24,13 @@ class TiledProxyAnchor:
     loss: Any
     score: Score
 
+    def travels(self, slice_size: int) -> bool:
+        """See TiledLoss."""
+        return True
+
     def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
         """As TiledSoftmax."""
-        table = ClassScores(self.score, self.loss, embeddings, group)
+        table = ClassScores(self.score, self.loss, embeddings, len(labels) // group.num_slices, group)
         own, sign = labels[table.own], -1 if self.score.similar else 1
 
         def exponents(scores: Tensor, rows: slice, classes: slice) -> Tensor:

@@ -26,9 +26,13 @@ class TiledSoftmax:
     scale: float
     target: Callable[[Tensor], Tensor]
 
+    def travels(self, slice_size: int) -> bool:
+        """See TiledLoss."""
+        return True
+
     def evaluate(self, embeddings: Tensor, labels: Tensor, group: Group) -> Found:
         """The loss of a gathered batch (B, D), (B,), with gradients of the own rows and of the class vectors."""
-        table = ClassScores(self.score, self.loss, embeddings, group)
+        table = ClassScores(self.score, self.loss, embeddings, len(labels) // group.num_slices, group)
         own = labels[table.own]
         targets = torch.empty_like(table.rows[:, 0])  # score of the own class
         others = torch.empty_like(targets)  # log sum exp of the logits of all other classes

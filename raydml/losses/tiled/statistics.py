@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,8 +27,8 @@ class Pairs:
     """A tile of scores (a, r) seen from one side: of anchors, at `anchors` of the sorted batch, with the rest.
 
     Everything broadcasts to (a, r): `own` and `other` hold earlier answers of the anchors and of the rest, (a, 1) or
-    (1, r), with a last axis more for answers of several numbers; `rest` and `places`, (1, r), number the rest in the
-    sorted batch and within their class. `positive` and `itself` are None where the tile has negatives alone.
+    (1, r), with a last axis more for answers of several numbers; `rest`, (1, r), numbers the rest in the sorted
+    batch. `positive` and `itself` are None where the tile has negatives alone.
     """
 
     anchors: slice
@@ -36,7 +36,6 @@ class Pairs:
     own: Answers
     other: Answers
     rest: Tensor
-    places: Tensor
     positive: Tensor | None
     itself: Tensor | None
 
@@ -73,8 +72,8 @@ class Statistic(ABC):
     slope: Slopes | None = None
 
     @abstractmethod
-    def start(self, units: Tensor, places: int) -> Tensor:
-        """The state of rows (B, ...) that have seen nothing; `places` is the size of the largest class."""
+    def start(self, units: Tensor) -> Tensor:
+        """The state of rows (B, ...) that have seen nothing."""
 
     @abstractmethod
     def collect(self, state: Tensor, sides: Sequence[Pairs]) -> None:
@@ -121,7 +120,7 @@ class OneSided(Statistic):
 class Sum(OneSided):
     """sum_j v_ij."""
 
-    def start(self, units: Tensor, places: int) -> Tensor:
+    def start(self, units: Tensor) -> Tensor:
         """See Statistic."""
         return units.new_zeros(units.shape[0])
 
@@ -138,7 +137,7 @@ class Sum(OneSided):
 class Costs(Statistic):
     """(sum_j max(0, v_ij), how many of them are above zero), of values that do not depend on who is the anchor."""
 
-    def start(self, units: Tensor, places: int) -> Tensor:
+    def start(self, units: Tensor) -> Tensor:
         """See Statistic: (B, 2)."""
         return units.new_zeros(units.shape[0], 2)
 
@@ -164,40 +163,13 @@ class Costs(Statistic):
         return pairs.keep(self.value(pairs), self.over, 0).relu_()
 
 
-@dataclass(frozen=True)
-class Sums(OneSided):
-    """Several sums over the row's pairs at once: `value` gives (a, q), summed over the tile and masked by itself.
-
-    `width` tells q from the size of the largest class. The slope is that of the first sum.
-    """
-
-    width: Callable[[int], int] = field(kw_only=True)
-
-    def start(self, units: Tensor, places: int) -> Tensor:
-        """See Statistic."""
-        return units.new_zeros(units.shape[0], self.width(places))
-
-    def add(self, state: Tensor, pairs: Pairs) -> Tensor:
-        """See OneSided."""
-        return state + self.value(pairs)
-
-    def force(self, gradient: Tensor) -> Tensor:
-        """See Statistic."""
-        return gradient[..., 0]
-
-    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
-        """See OneSided."""
-        assert self.slope is not None
-        return self.slope(pairs) * force
-
-
 class Largest(OneSided):
     """(max_j v_ij, its place in the sorted batch): of equals the first; (-inf, -1) for a row without pairs.
 
     The slope is of v.
     """
 
-    def start(self, units: Tensor, places: int) -> Tensor:
+    def start(self, units: Tensor) -> Tensor:
         """See Statistic: (B, 2)."""
         return units.new_tensor([-torch.inf, -1.0]).repeat(units.shape[0], 1)
 
@@ -222,30 +194,3 @@ class Largest(OneSided):
         """See OneSided."""
         assert self.slope is not None
         return (pairs.rest == answer[..., 1]) * (self.slope(pairs) * force)
-
-
-class Listed(OneSided):
-    """v_ij of every positive, (B, size of the largest class) by place in the class; NaN where there is none."""
-
-    def start(self, units: Tensor, places: int) -> Tensor:
-        """See Statistic."""
-        return units.new_full((units.shape[0], places), -torch.inf)
-
-    def add(self, state: Tensor, pairs: Pairs) -> Tensor:
-        """See OneSided."""
-        assert pairs.positive is not None
-        anchors, rest = pairs.positive.nonzero(as_tuple=True)
-        state[anchors, pairs.places[0, rest]] = self.value(pairs)[anchors, rest]
-        return state
-
-    def finish(self, states: Tensor) -> Tensor:
-        """See Statistic: one slice alone has seen a pair."""
-        listed = states.amax(0)
-        return listed.masked_fill_(listed == -torch.inf, torch.nan)
-
-    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
-        """See OneSided."""
-        assert self.slope is not None
-        wide = force.expand(*pairs.scores.shape, -1)
-        places = pairs.places.expand_as(pairs.scores).unsqueeze(2)
-        return self.slope(pairs) * wide.gather(2, places).squeeze(2)

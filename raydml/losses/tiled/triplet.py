@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raydml import catalogue
+from raydml.losses.tiled.all_triplets import TripletRule
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
-from raydml.losses.tiled.reduction import Reduce, log_one_plus, pair_reduction, through
-from raydml.losses.tiled.statistics import Answers, Largest, Listed, Pairs, Statistic, Sums
+from raydml.losses.tiled.reduction import Reduce, log_one_plus, pair_reduction
+from raydml.losses.tiled.statistics import Answers, Largest, Pairs, Statistic
 
 
-def build(spec: catalogue.TripletMargin, loss: Any, similar: bool) -> Formula | None:
-    """max(0, margin - gap), or softplus of it, with gap = d_an - d_ap; by miner: one formula a family."""
+def build(spec: catalogue.TripletMargin, loss: Any, similar: bool) -> Formula | TripletRule | None:
+    """max(0, margin - gap), or softplus of it, with gap = d_an - d_ap; by miner: one a family."""
     reduce = pair_reduction(loss)
     miner = spec.miner
     if reduce is None or spec.swap or spec.triplets_per_anchor != "all" or getattr(miner, "distance", None) is not None:
@@ -24,11 +25,11 @@ def build(spec: catalogue.TripletMargin, loss: Any, similar: bool) -> Formula | 
     sign = -1 if similar else 1
     match miner:
         case None:
-            return _all_triplets(spec, reduce, sign, None)
+            return _all_triplets(spec, reduce, None)
         case catalogue.Triplets():
-            return _all_triplets(spec, reduce, sign, (miner.kind, miner.margin))
+            return _all_triplets(spec, reduce, (miner.kind, miner.margin))
         case catalogue.TripletMarginTriplets():
-            return _all_triplets(spec, reduce, sign, (miner.type_of_triplets, miner.margin))
+            return _all_triplets(spec, reduce, (miner.type_of_triplets, miner.margin))
         case catalogue.BatchHard() | catalogue.BatchEasyHard():
             strategies = getattr(miner, "pos_strategy", "hard"), getattr(miner, "neg_strategy", "hard")
             ranges = miner.allowed_pos_range, miner.allowed_neg_range
@@ -50,8 +51,8 @@ def _push(spec: catalogue.TripletMargin, gap: Tensor) -> Tensor:
     return (spec.margin - gap).sigmoid() if spec.smooth_loss else (gap < spec.margin).to(gap.dtype)
 
 
-def _all_triplets(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, mined: tuple[str, float] | None) -> Formula:
-    """Every positive of the anchor, by place in its class, against every negative: O(class size) work a score."""
+def _all_triplets(spec: catalogue.TripletMargin, reduce: Reduce, mined: tuple[str, float] | None) -> TripletRule:
+    """Every positive of the anchor against every negative, or those that the miner chooses."""
 
     def chosen(gap: Tensor) -> Tensor:
         if mined is None:
@@ -64,38 +65,7 @@ def _all_triplets(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, mine
             "easy": gap > margin,
         }[kind]
 
-    def gaps(pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each place: gaps (r, c) and which of them are triplets; NaN, where there is no positive, never is."""
-        outside = pairs.outside("negatives")
-        farness = pairs.scores * sign
-        for place in range(pairs.own["positive"].shape[-1]):
-            gap = farness - pairs.own["positive"][..., place]
-            keep = chosen(gap)
-            yield gap, keep if outside is None else keep & ~outside
-
-    def sums(pairs: Pairs) -> Tensor:
-        """(r, 3 + places): costs, triplets, triplets above zero; and for each positive the slope of its farness."""
-        totals, slopes = pairs.scores.new_zeros(3, pairs.scores.shape[0]), []
-        for gap, keep in gaps(pairs):
-            cost = _cost(spec, gap).masked_fill_(~keep, 0)
-            totals += torch.stack([cost.sum(1), keep.sum(1).to(cost.dtype), (cost > 0).sum(1).to(cost.dtype)])
-            slopes.append(_push(spec, gap).masked_fill_(~keep, 0).sum(1))
-        return torch.cat([totals, torch.stack(slopes)]).T
-
-    def slope(pairs: Pairs) -> Tensor:
-        total = torch.zeros_like(pairs.scores)
-        for gap, keep in gaps(pairs):
-            total -= _push(spec, gap).masked_fill_(~keep, 0)
-        return total.mul_(sign)
-
-    def loss(answers: Answers, layout: Layout) -> Tensor:
-        total, count, above = answers["triplets"][:, :3].sum(0)
-        # NaN marks the absent: it must not meet the product of the chain rule.
-        positive = answers["positive"].nan_to_num()
-        return reduce(through(total, positive, answers["triplets"][:, 3:]), count.detach(), above.detach())
-
-    listed = {"positive": Listed("positives", lambda pairs: pairs.scores * sign, lambda pairs: sign)}
-    return Formula((listed, {"triplets": Sums("negatives", sums, slope, width=lambda places: 3 + places)}), loss)
+    return TripletRule(chosen, lambda gap: _cost(spec, gap), lambda gap: _push(spec, gap), reduce)
 
 
 def _one_each(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, strategies: tuple[str, str]) -> Formula:

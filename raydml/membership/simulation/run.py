@@ -26,6 +26,7 @@ class Parts:
     worker: type[Worker] = Worker
     ledger: type[MemoryLedger] = MemoryLedger
     state: Literal["replicated", "sharded"] = "replicated"
+    balance: Literal["equal", "measured"] = "equal"
 
 
 class Run(World):
@@ -44,7 +45,17 @@ class Run(World):
         self.checkpoint_every = random.randint(1, 3)
         size = random.randint(1, 4)
         most = random.randint(size, 5)
-        self.policy = Policy(size, most, num_slices=5, beat_timeout=3.5, grace=0.5, lease=2.2, state=parts.state)
+        self.policy = Policy(
+            size,
+            most,
+            num_slices=5,
+            beat_timeout=3.5,
+            grace=0.5,
+            lease=2.2,
+            balance=parts.balance,
+            hold=0.5,
+            state=parts.state,
+        )
         self.ledger = parts.ledger()
         self.oracle = Oracle()
         self.groups: dict[int, Group] = {}

@@ -71,4 +71,4 @@ class ShardedWorker(Worker):
             self.ready()
 
 
-SHARDED = Parts(worker=ShardedWorker, state="sharded")
+SHARDED = Parts(worker=ShardedWorker, state="sharded", balance="measured")

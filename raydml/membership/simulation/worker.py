@@ -72,7 +72,7 @@ class Worker(Process):
     def send_beat(self) -> None:
         """A sign of life."""
         if self.connection is not None:
-            beat = Beat(self.name, self.member.epoch, self.member.step or 0)
+            beat = Beat(self.name, self.member.epoch, self.member.step or 0, 1.0 / self.slowness)
             server = self.connection.server
             self.world.send(self.connection, server, server.beaten, (beat, self.clock(), self.finished))
 

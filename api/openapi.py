@@ -1,0 +1,66 @@
+"""The application -> openapi.json, with every error as a problem; `python -m api` writes the committed copy."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.bodies import JSON, MSGPACK
+from api.documents import BODIES
+from api.envelope import HEADER
+from api.problems import MEDIA_TYPE, ProblemDocument
+
+COMMITTED = Path(__file__).with_name("openapi.json")
+_EVERYWHERE = (413, 421, 500)  # of any request; what else an operation refuses stands beside it
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of an operation that may refuse with these statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def takes(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """`openapi_extra=` of an operation that reads its own body: the model, or bytes of the other kinds."""
+    reference: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    bytes_: dict[str, Any] = {"type": "string", "format": "binary"}
+    content = {kind: {"schema": reference if kind in (JSON, MSGPACK) else bytes_} for kind in kinds or (JSON, MSGPACK)}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the function that answers."""
+    return route.name
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1 of all routes; made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        bodies = [(model, "validation") for model in (*BODIES, ProblemDocument)]
+        _, described = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        schemas.update(described["$defs"])
+        described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}
+        made["components"]["headers"] = {HEADER: described_header}
+        for path in made["paths"].values():
+            for operation in path.values():
+                for status, answer in refusals(*_EVERYWHERE).items():
+                    operation["responses"].setdefault(str(status), answer)
+                for answer in operation["responses"].values():
+                    answer["headers"] = {HEADER: {"$ref": f"#/components/headers/{HEADER}"}}
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def encoded(app: FastAPI) -> bytes:
+    """The document as it is committed."""
+    return orjson.dumps(document(app), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,81 @@
+"""/v1/collections/{name}/search: the nearest points of vectors, points, images and texts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api import bodies
+from api.answers import BatchAnswer, SearchAnswer
+from api.asking import asked
+from api.documents import BatchRequest, RecommendRequest, SearchRequest
+from api.limits import check_k, check_points, check_queries
+from api.openapi import refusals, takes
+from api.searches import Search
+from api.service import CollectionDep, Service, ServiceDep
+from raydml.search import Collection, Hit
+
+router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
+SEARCHING = refusals(400, 404, 409, 412, 415, 422, 429)
+BINARY = (bodies.JSON, bodies.MSGPACK, bodies.RAW, bodies.NPY, bodies.IMAGE)
+
+
+@router.post("/search", response_model=SearchAnswer, responses=SEARCHING, openapi_extra=takes(SearchRequest, *BINARY))
+async def search(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
+    """The nearest points of each query; vectors or one image may be the whole body, and the query string the rest."""
+    body = await bodies.read(request, SearchRequest, BINARY)
+    hits = await service.searches.run(await _prepare(service, collection, body))
+    return bodies.answer(request, {"results": documents(hits, body.with_payload, body.with_vectors)})
+
+
+@router.post("/search:batch", response_model=BatchAnswer, responses=SEARCHING, openapi_extra=takes(BatchRequest))
+async def search_batch(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
+    """Several searches at once, each with its own k and filter; one that is refused refuses all."""
+    body = await bodies.read(request, BatchRequest)
+    check_queries(len(body.searches), service.settings)
+    prepared = [await _prepare(service, collection, each) for each in body.searches]
+    check_queries(sum(map(len, prepared)), service.settings)
+    found = await asyncio.gather(*(service.searches.run(each) for each in prepared))
+    answers = [
+        {"results": documents(hits, each.with_payload, each.with_vectors)}
+        for hits, each in zip(found, body.searches, strict=True)
+    ]
+    return bodies.answer(request, {"answers": answers})
+
+
+@router.post("/recommend", response_model=SearchAnswer, responses=SEARCHING, openapi_extra=takes(RecommendRequest))
+async def recommend(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
+    """Points like some and unlike others, all given by id; none of them is a hit."""
+    body = await bodies.read(request, RecommendRequest)
+    check_k(body.k, service.settings)
+    check_points(len(body.positives) + len(body.negatives), service.settings)
+    hits = await service.read(
+        collection, lambda: collection.recommend(body.positives, body.negatives, body.k, body.filter), body.min_lsn
+    )
+    return bodies.answer(request, {"results": documents([hits])})
+
+
+async def _prepare(service: Service, collection: Collection, body: SearchRequest) -> Search:
+    given = await asked(service, collection, body)
+    options = body.model_dump(include={"score_threshold", "group_by", "with_payload", "with_vectors", "exact"})
+    return Search(collection, given.get("vectors"), given.get("ids"), body.k, body.filter, tuple(options.items()))
+
+
+def documents(
+    found: Sequence[Sequence[Hit]], with_payload: bool = True, with_vectors: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Hits as they are answered."""
+    return [[_document(hit, with_payload, with_vectors) for hit in hits] for hits in found]
+
+
+def _document(hit: Hit, with_payload: bool, with_vectors: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {"id": hit.id, "score": hit.score}
+    if with_payload:
+        document["payload"] = hit.payload
+    if with_vectors:
+        document["vector"] = hit.vector
+    return document

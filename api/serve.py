@@ -1,0 +1,60 @@
+"""Settings -> a running server: one process, or several that share a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from api.app import create_app
+from api.logs import configure_logging
+from api.settings import Settings
+from raydml.errors import ResourceError
+
+STARTING = 300  # seconds that a process may take to import everything, on a machine that is busy
+
+
+def serve(settings: Settings, started: Callable[[str], None]) -> None:
+    """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken.
+
+    The first SIGTERM or SIGINT stops new connections and lets requests finish, for `shutdown_seconds` at most.
+    """
+    configure_logging(settings.log_level)
+    config = uvicorn.Config(
+        partial(_application, settings),  # which other processes can unpickle
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        timeout_worker_healthcheck=STARTING,
+        ws="none",
+        lifespan="on",
+    )
+    try:
+        socket = config.bind_socket()
+    except SystemExit:  # its way to say that binding failed
+        raise ResourceError(
+            f"cannot listen on {settings.host}:{settings.port}: another program does; take another port, or 0 for any"
+        ) from None
+    socket.listen(config.backlog)  # so that requests wait from now on, rather than being refused
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    started(f"http://{host}:{socket.getsockname()[1]}")
+    with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
+        if settings.workers == 1:
+            uvicorn.Server(config).run(sockets=[socket])
+        else:
+            Multiprocess(config, sockets=[socket]).run()
+
+
+def _application(settings: Settings) -> FastAPI:
+    """In the process that answers."""
+    configure_logging(settings.log_level)
+    return create_app(settings)

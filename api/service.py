@@ -1,0 +1,82 @@
+"""What the requests of one process share: settings, open collections, the queue of searches, threads for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import structlog
+from fastapi import Depends, Path, Request
+
+from api.problems import Problem
+from api.searches import Searches
+from api.settings import Settings
+from api.store import NAME, Store
+from api.tasks import Tasks
+from raydml.search import Collection
+
+log = structlog.get_logger()
+Answer = TypeVar("Answer")
+ANALYSES = 4  # questions about whole collections that may wait at a time
+
+
+class Service:
+    """Made with the application; threads start with the first request that needs them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.home)
+        self.tasks = Tasks(settings.max_waiting_tasks)
+        self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
+        self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")
+        self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
+
+    async def collection(self, name: str) -> Collection:
+        """The collection of this name or alias. Raises Problem 404 where there is none."""
+        held = self.store.held(name)
+        return held if held is not None else await self.tasks.run(lambda: self.store.get(name))
+
+    async def read(self, collection: Collection, work: Callable[[], Answer], min_lsn: int | None) -> Answer:
+        """Do the work in a thread, which sees at least this change."""
+
+        def late_enough() -> Answer:
+            check_lsn(collection, min_lsn)
+            return work()
+
+        return await self.tasks.run(late_enough)
+
+    def close(self) -> None:
+        """Finish what was begun, and give back threads and files."""
+        log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
+        for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
+            threads.close()
+
+
+def lsn(collection: Collection) -> int:
+    """The number of the collection's last change."""
+    return collection.read(lambda reading: reading.view.state.sequence)
+
+
+def check_lsn(collection: Collection, wanted: int | None) -> None:
+    """Raises Problem 412 where the collection has not come so far: its reads see all changes of all processes."""
+    if wanted is not None and (found := lsn(collection)) < wanted:
+        raise Problem(
+            412,
+            "lsn-not-reached",
+            f"the collection is at lsn {found}, not {wanted}: it was replaced or restored, or the lsn is another's",
+        )
+
+
+async def service_of(request: Request) -> Service:
+    """The service of the application that answers the request; a coroutine, as others are called in a thread."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def collection_of(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Collection:
+    """The collection that the path names."""
+    return await (await service_of(request)).collection(name)
+
+
+ServiceDep = Annotated[Service, Depends(service_of)]
+CollectionDep = Annotated[Collection, Depends(collection_of)]

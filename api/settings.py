@@ -1,0 +1,81 @@
+"""What a server may be told: by RAYDML_... in the environment, or by `raydml serve`; bounded, unknown names refused."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from raydml.errors import SpecError
+
+_MEBIBYTE = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Where a server listens, what it serves, and how much it takes."""
+
+    model_config = SettingsConfigDict(env_prefix="RAYDML_", env_ignore_empty=True, frozen=True, extra="forbid")
+
+    home: Annotated[
+        Path, Field(default_factory=lambda: Path.home() / ".raydml", description="runs, models and collections")
+    ]
+    host: str = Field("127.0.0.1", description="a loopback address, or localhost")
+    port: int = Field(8080, ge=0, le=65535, description="0: any that is free")
+    workers: int = Field(1, ge=1, le=64, description="processes that answer requests")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="which log lines are written")
+    shutdown_seconds: int = Field(30, ge=1, le=3600, description="how long requests may go on after a signal to stop")
+
+    max_body_bytes: int = Field(64 * _MEBIBYTE, ge=1024, le=1 << 31, description="of a request's body")
+    max_points: int = Field(10_000, ge=1, le=1_000_000, description="points in one request, written or read")
+    max_queries: int = Field(1024, ge=1, le=100_000, description="queries in one request")
+    max_k: int = Field(1000, ge=1, le=100_000, description="neighbours of one query")
+    max_images: int = Field(64, ge=1, le=10_000, description="images in one request")
+    max_image_bytes: int = Field(16 * _MEBIBYTE, ge=64, le=1 << 30, description="of one image file")
+    max_image_pixels: int = Field(40_000_000, ge=1, le=89_000_000, description="of one image, unpacked")
+    max_texts: int = Field(256, ge=1, le=10_000, description="texts in one request")
+    max_text_characters: int = Field(10_000, ge=1, le=1_000_000, description="of one text")
+    max_waiting_queries: int = Field(4096, ge=1, le=1_000_000, description="queries in the queue; more are 429")
+    max_batch_queries: int = Field(256, ge=1, le=65_536, description="queries that Faiss is given together")
+    max_waiting_tasks: int = Field(64, ge=1, le=10_000, description="writes and reads in the queue; more are 429")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        if not is_loopback(host):
+            raise ValueError(
+                f"{host} can be reached by other machines, and requests carry no keys yet, so anybody there could read "
+                f"and delete everything: listen on 127.0.0.1, and reach it through a tunnel (ssh -L)"
+            )
+        return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address; of names, localhost alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def load_settings(given: Mapping[str, Any]) -> Settings:
+    """Settings from the environment and, before it, from what is given. Raises SpecError with every mistake."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SpecError("\n".join(_mistake(each["loc"], each["msg"]) for each in error.errors())) from None
+
+
+def _mistake(path: tuple[int | str, ...], message: str) -> str:
+    name = str(path[0]) if path else "settings"
+    if message == "Extra inputs are not permitted":
+        message = f"unknown setting; there are {', '.join(Settings.model_fields)}"
+    return f"{name} (RAYDML_{name.upper()}): {message.removeprefix('Value error, ')}"

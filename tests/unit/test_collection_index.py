@@ -1,0 +1,123 @@
+"""Approximate indexes: built only where they reach their recall faster, never short of hits, and damage is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydml.errors import CollectionError
+from raydml.search import Collection, approximate, compaction
+from raydml.search.nearest import Searched, nearest
+from raydml.search.recall import num_common
+
+pytestmark = pytest.mark.timeout(120)
+COUNT, DIMENSION = 6000, 16
+RANDOM = np.random.default_rng(4)
+CENTRES = RANDOM.standard_normal((60, DIMENSION))
+VECTORS = (CENTRES[RANDOM.integers(0, 60, COUNT)] + 0.5 * RANDOM.standard_normal((COUNT, DIMENSION))).astype(np.float32)
+QUERIES = (CENTRES[RANDOM.integers(0, 60, 200)] + 0.5 * RANDOM.standard_normal((200, DIMENSION))).astype(np.float32)
+
+
+def is_indexed(collection: Collection) -> bool:
+    return any(part.get("setting") for part in collection.stats()["parts"])
+
+
+def test_recall_of_unseen_queries_is_what_was_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for metric in ("cosine", "l2", "inner_product"):
+        searched = Searched.of(VECTORS, metric)  # type: ignore[arg-type]
+        folder = tmp_path_factory.mktemp("built")
+        monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+        seconds = iter([1.0] + [0.1] * 1000)  # the scan is slower than any setting
+        monkeypatch.setattr(approximate, "_timed", lambda work, seconds=seconds: (work(), next(seconds)))
+        facts = approximate.build(folder, "index.faiss", searched, 0.95)
+        assert facts["setting"]["low"] >= 0.95
+        assert [point["nprobe"] for point in facts["curve"]] == sorted(point["nprobe"] for point in facts["curve"])
+        index = approximate.Approximate.read(folder / "index.faiss", facts)
+        for usable in (None, np.arange(COUNT) % 3 > 0):
+            _, truth = nearest(QUERIES, searched, 10, usable)
+            values, found = index.nearest(QUERIES, searched, 10, usable)
+            assert num_common(found, truth) / truth.size > 0.93
+            assert usable is None or usable[found].all()
+            same = found == truth
+            assert np.array_equal(values[same], nearest(QUERIES, searched, 10, usable)[0][same])
+
+
+def test_no_index_is_kept_that_is_slower_than_a_scan_or_misses_its_recall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = Searched.of(VECTORS, "l2")
+    assert approximate.build(tmp_path, "index.faiss", searched, 0.9) == {}  # too few rows
+    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+    seconds = iter([0.1] + [1.0] * 1000)
+    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
+    slow = approximate.build(tmp_path, "index.faiss", searched, 0.9)
+    assert (slow["setting"], len(slow["curve"])) == (None, len(approximate._FACTORS))
+    seconds = iter([1.0] + [0.1] * 1000)
+    assert approximate.build(tmp_path, "index.faiss", searched, 1.0)["setting"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_hits_as_there_are_also_where_the_lists_probed_hold_too_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = Searched.of(VECTORS, "l2")
+    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+    seconds = iter([1.0] + [0.1] * 1000)
+    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
+    facts = approximate.build(tmp_path, "index.faiss", searched, 0.9)
+    index = approximate.Approximate.read(tmp_path / "index.faiss", facts)
+    few = np.zeros(COUNT, dtype=bool)
+    few[:30] = True
+    assert np.array_equal(index.nearest(QUERIES, searched, 10, few)[1], nearest(QUERIES, searched, 10, few)[1])
+    assert (index.nearest(QUERIES, searched, 60, few)[1] >= 0).sum() == 30 * len(QUERIES)
+
+
+def build_fast(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(approximate, "MIN_ROWS", 1000)
+        seconds = iter([1.0] + [0.1] * 1000)
+        patch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
+        assert compaction.compact(collection.path) is not None
+        assert compaction.compact(collection.path) is None
+
+
+def test_a_collection_with_an_index_loses_and_gains_points_and_can_be_asked_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.open(tmp_path / "c", DIMENSION, "cosine", recall=0.95)
+    collection.upsert(range(COUNT), VECTORS, [{"even": row % 2 == 0} for row in range(COUNT)])
+    collection.seal()
+    build_fast(collection, monkeypatch)
+    assert is_indexed(collection)
+    collection._live.every = 50
+    gone = [hits[0].id for hits in collection.search(QUERIES[:50], k=1, exact=True)]
+    collection.delete(list(dict.fromkeys(gone)))
+    collection.upsert(["new"], QUERIES[:1])
+    assert collection.search(QUERIES[:1], k=1)[0][0].id == "new"
+    exact = collection.search(QUERIES, k=10, exact=True)
+    found = collection.search(QUERIES, k=10)
+    shared = sum(len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in zip(exact, found, strict=True))
+    assert shared > 0.93 * 2000
+    assert not {hit.id for hits in found for hit in hits} & set(gone)
+    even = {"even": True}
+    assert collection.search(QUERIES, filter=even) == collection.search(QUERIES, filter=even, exact=True)
+    for query in QUERIES:
+        collection.search([query])
+    recall = collection.stats()["recall"]
+    assert (recall["queries"] > 200, recall["sampled"] >= 4) == (True, True)
+    assert recall["low"] < recall["recall"] <= 1
+    collection.check()
+    path = next((tmp_path / "c" / "segments").rglob("index.faiss"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    damaged = Collection.open(tmp_path / "c")
+    with pytest.raises(CollectionError, match=r"index.faiss.*Collection.rebuild"):
+        damaged.search(QUERIES[:1])
+    damaged.rebuild()
+    assert damaged.search(QUERIES, exact=True) == exact
+    damaged.check()
