@@ -34,7 +34,7 @@ from raydml.parallel.estimate import resolved
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
 from raydml.runs import home as default_home
-from raydml.search import Collection
+from raydml.search import Collection, Facts
 from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training import history
@@ -260,7 +260,7 @@ def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None
     chosen = items.indices(spec.index.split)
     digest = record.read()["sha256"]
     path = root / "collections" / spec.index.collection
-    if path.exists() and Collection.open(path).model_digest != digest:
+    if path.exists() and _opened_facts(path).model_digest != digest:
         set_aside(path)
     collection = Collection.open(
         path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
@@ -279,11 +279,17 @@ def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
     path = root / "collections" / spec.index.collection if spec.index else None
     if path is None or not path.exists():
         return
-    source = Collection.open(path).model_path
+    source = _opened_facts(path).model_path
     if source is None or Path(source).parent != record.folder:
         raise SpecError(
             f"index.collection: {path} is filled already, by {source or 'hand'}: take another name or remove it"
         )
+
+
+def _opened_facts(path: Path) -> Facts:
+    """Of a collection that is closed again: an open one must not be renamed."""
+    with Collection.open(path) as collection:
+        return collection.facts
 
 
 def evaluate(

@@ -376,30 +376,6 @@ class MeshSpec(Frozen):
         return self.tensor * self.pipeline
 
 
-class PipelineSpec(Frozen):
-    """How a pipeline runs."""
-
-    schedule: Literal["gpipe", "one_f_one_b", "interleaved", "zero_bubble"] = Field(
-        "one_f_one_b",
-        description="order of forward and backward passes: GPipe, 1F1B, interleaved 1F1B, or zero-bubble (ZB1P)",
-    )
-    stages: int = Field(1, ge=1, le=16, description="stages of each worker, for interleaved and zero_bubble")
-    split: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="units of each stage, first to last; None: balanced by counted operations"
-    )
-
-    @model_validator(mode="after")
-    def _one_stage_or_more(self) -> Self:
-        if self.stages > 1 and self.schedule in ("gpipe", "one_f_one_b"):
-            raise ValueError(
-                f"pipeline.schedule: {self.schedule} has 1 stage a worker, not {self.stages}: choose interleaved or "
-                f"zero_bubble"
-            )
-        if self.stages == 1 and self.schedule == "interleaved":
-            raise ValueError("pipeline.schedule: interleaved needs stages = 2 or more of each worker")
-        return self
-
-
 class NoCompression(Frozen):
     """Gradients travel as they are."""
 
@@ -429,6 +405,30 @@ class TopK(Frozen):
 CompressionSpec = Annotated[NoCompression | HalfGradients | PowerSgd | TopK, Field(discriminator="kind")]
 
 
+class PipelineSpec(Frozen):
+    """How a pipeline runs."""
+
+    schedule: Literal["gpipe", "one_f_one_b", "interleaved", "zero_bubble"] = Field(
+        "one_f_one_b",
+        description="order of forward and backward passes: GPipe, 1F1B, interleaved 1F1B, or zero-bubble (ZB1P)",
+    )
+    stages: int = Field(1, ge=1, le=16, description="stages of each worker, for interleaved and zero_bubble")
+    split: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="units of each stage, first to last; None: balanced by counted operations"
+    )
+
+    @model_validator(mode="after")
+    def _one_stage_or_more(self) -> Self:
+        if self.stages > 1 and self.schedule in ("gpipe", "one_f_one_b"):
+            raise ValueError(
+                f"pipeline.schedule: {self.schedule} has 1 stage a worker, not {self.stages}: choose interleaved or "
+                f"zero_bubble"
+            )
+        if self.stages == 1 and self.schedule == "interleaved":
+            raise ValueError("pipeline.schedule: interleaved needs stages = 2 or more of each worker")
+        return self
+
+
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
@@ -436,8 +436,8 @@ class ParallelSpec(Frozen):
         "ddp",
         description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
         "tensor: workers share each layer; pipeline: each has some layers, which tensor may share again; "
-        "feature: the columns of a linear backbone are, each worker with those input features of all rows; auto: as "
-        "`raydml plan` proposes for workers.max",
+        "feature: the columns of a linear backbone are shared out, each worker with those input features of all rows; "
+        "auto: as `raydml plan` proposes for workers.max",
     )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
     mesh: MeshSpec = Field(default_factory=lambda: MeshSpec(), description="the axes of the strategies beside ddp")

@@ -17,8 +17,8 @@ class Policy:
     grace         a closed connection may take so long to come back; a boundary may take the members so long
     lease         granted with each beat, from its sending; below beat_timeout by more than clocks drift in that time
     balance       slices are dealt equally, or by measured speed
-    unit          a group is a multiple of so many members, who hold one copy of the model together
     hold          speeds must be uneven for so long until a straggler is named, or slices are dealt anew
+    unit          a group is a multiple of so many members, who hold one copy of the model together
     state         replicated: every member holds the whole state, so that survivors go on with it; sharded: each holds
                   parts, so that every new group loads the newest checkpoint, at planned changes one of that very step
     """
@@ -30,8 +30,8 @@ class Policy:
     grace: float = 0.25
     lease: float = 3.0
     balance: Literal["equal", "measured"] = "equal"
-    unit: int = 1
     hold: float = 30.0
+    unit: int = 1
     state: Literal["replicated", "sharded"] = "replicated"
 
     def __post_init__(self) -> None:

@@ -114,6 +114,13 @@ class Peers:
                 dist.broadcast(value, group=self.processes, group_src=source)
         return value
 
+    def maximum(self, value: Tensor) -> Tensor:
+        """The largest of all workers' values, element by element, in place; exact in any order."""
+        if self.size > 1:
+            with self.collective():
+                dist.all_reduce(value, dist.ReduceOp.MAX, group=self.processes)
+        return value
+
     def give(self, value: Tensor, to: int) -> list[dist.Work]:
         """Send a tensor to one worker, which takes it; wait for the works before the tensor changes."""
         header = torch.tensor([TYPES.index(value.dtype), value.dim(), *value.shape] + [0] * (MOST_AXES - value.dim()))
@@ -130,13 +137,6 @@ class Peers:
             kind, axes, *shape = header.tolist()
             value = torch.empty(shape[:axes], dtype=TYPES[kind], device=self.device)
             dist.recv(value, group=self.processes, group_src=source)
-        return value
-
-    def maximum(self, value: Tensor) -> Tensor:
-        """The largest of all workers' values, element by element, in place; exact in any order."""
-        if self.size > 1:
-            with self.collective():
-                dist.all_reduce(value, dist.ReduceOp.MAX, group=self.processes)
         return value
 
     def objects(self, value: Any) -> list[Any]:
@@ -227,6 +227,12 @@ class Group(Peers):
     def owned(self) -> range:
         """The slices of this worker."""
         return self.data.share(self.data.rank)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this worker is the first of those that hold the same slices."""
+        place = self.mesh.place(self.rank)
+        return self.data is self or not any(place[axis] for axis in place if axis != "data")
 
     def share(self, rank: int) -> range:
         """The slices of a worker."""

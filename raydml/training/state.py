@@ -24,7 +24,7 @@ HEAD = "objective.head"  # the name of a class-parallel head's vectors, which ar
 class Capture:
     """A state as it is saved. On the first worker: its `tensors`, whole, and its SHA-256; on every one its own `parts`.
 
-    `names` are those of all parts of all workers.
+    Of workers that hold the same parts, the first has them to save. `names` are those of all parts of all workers.
     """
 
     tensors: dict[str, Tensor]
@@ -158,16 +158,14 @@ class TrainingState:
 
     def capture(self) -> Capture:
         """The state as it is saved, not copied; where it is `apart`, all workers call this together."""
-        tensors = self.tensors()
-        # Of workers that hold the same slices the first one writes.
-        parts = self.parts() if self._group.rank % self._group.axes.cell == 0 else {}
+        tensors, parts = self.tensors(), self.parts()
         if self._spread is not None:
             tensors = self._whole(self._spread, tensors)
         digests = {name: _sha256(values) for name, values in parts.items()}
         if self._sharded:
             digests = {name: digest for told in self._group.objects(digests) for name, digest in told.items()}
         sha = self._sha256(tensors, digests) if self._group.rank == 0 else ""
-        return Capture(tensors, parts, sorted(digests), sha)
+        return Capture(tensors, parts if self._group.speaks else {}, sorted(digests), sha)
 
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and bits of all tensors, of the parts' own, of the seed and of the step."""
