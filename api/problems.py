@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -21,6 +22,8 @@ from starlette.exceptions import HTTPException
 
 from raydml.errors import (
     CheckpointError,
+    CollectionBusy,
+    CollectionDamaged,
     CollectionError,
     DataError,
     ModelMismatch,
@@ -45,6 +48,8 @@ STATUS: dict[type[RaydmlError], int] = {
     RunExists: 409,
     CheckpointError: 500,
     CollectionError: 422,
+    CollectionBusy: 503,
+    CollectionDamaged: 500,
     ModelMismatch: 409,
 }
 
@@ -97,10 +102,10 @@ def of(error: Exception) -> Problem:
 
 
 def refuse(error: Exception, path: str, request_id: str) -> Response:
-    """The error as an answer; one that is the server's own fault is logged with its traceback."""
+    """The error as an answer; one that is the server's own failure is logged with its traceback."""
     problem = of(error)
-    if problem.status_code >= 500:
-        log.error("request failed", path=path, exc_info=error)
+    if problem.status_code >= 500 and problem.status_code != 503:  # which passes by itself
+        log.error("request failed", path=printable(path), exc_info=error)
     phrase = HTTPStatus(problem.status_code).phrase
     document = {
         "type": f"urn:raydml:problem:{problem.kind}",
@@ -112,6 +117,11 @@ def refuse(error: Exception, path: str, request_id: str) -> Response:
         **({"errors": problem.errors} if problem.errors else {}),
     }
     return Response(orjson.dumps(document), problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+
+
+def printable(path: str) -> str:
+    """A path for the log: no line ends and no control characters of the client's, and not endless."""
+    return quote(path[:500], safe="/:~")
 
 
 def install(app: FastAPI) -> None:
@@ -142,10 +152,8 @@ def mistakes(errors: Any) -> Problem:
 
 def _of_raydml(error: RaydmlError) -> Problem:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    detail = (
-        error.message if status < 500 or isinstance(error, ResourceError | CheckpointError) else "the server failed"
-    )
-    return Problem(status, _kebab(type(error).__name__), detail)
+    headers = {"Retry-After": "1"} if isinstance(error, CollectionBusy) else {}
+    return Problem(status, _kebab(type(error).__name__), error.message, headers=headers)
 
 
 def _kebab(words: str) -> str:

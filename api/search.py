@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from api import bodies
@@ -16,17 +16,21 @@ from api.documents import BatchRequest, RecommendRequest, SearchRequest
 from api.limits import check_k, check_points, check_queries
 from api.openapi import refusals, takes
 from api.searches import Search
-from api.service import CollectionDep, Service, ServiceDep
+from api.service import CollectionDep, Service, ServiceDep, service_of
+from api.store import NAME
 from raydml.search import Collection, Hit
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
 SEARCHING = refusals(400, 404, 409, 412, 415, 422, 429)
+OPTIONS = ("score_threshold", "group_by", "with_payload", "with_vectors", "exact")
 BINARY = (bodies.JSON, bodies.MSGPACK, bodies.RAW, bodies.NPY, bodies.IMAGE)
 
 
 @router.post("/search", response_model=SearchAnswer, responses=SEARCHING, openapi_extra=takes(SearchRequest, *BINARY))
-async def search(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
+async def search(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Response:
     """The nearest points of each query; vectors or one image may be the whole body, and the query string the rest."""
+    service = await service_of(request)  # by hand: dependencies cost a quarter of the smallest requests
+    collection = await service.collection(name)
     body = await bodies.read(request, SearchRequest, BINARY)
     hits = await service.searches.run(await _prepare(service, collection, body))
     return bodies.answer(request, {"results": documents(hits, body.with_payload, body.with_vectors)})
@@ -61,8 +65,8 @@ async def recommend(collection: CollectionDep, service: ServiceDep, request: Req
 
 async def _prepare(service: Service, collection: Collection, body: SearchRequest) -> Search:
     given = await asked(service, collection, body)
-    options = body.model_dump(include={"score_threshold", "group_by", "with_payload", "with_vectors", "exact"})
-    return Search(collection, given.get("vectors"), given.get("ids"), body.k, body.filter, tuple(options.items()))
+    options = tuple((name, getattr(body, name)) for name in OPTIONS)
+    return Search(collection, given.get("vectors"), given.get("ids"), body.k, body.filter, options)
 
 
 def documents(

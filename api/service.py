@@ -25,7 +25,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store(settings.home)
+        self.store = Store(settings.home, settings.patience)
         self.tasks = Tasks(settings.max_waiting_tasks)
         self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
         self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")

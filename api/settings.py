@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="which log lines are written")
     shutdown_seconds: int = Field(30, ge=1, le=3600, description="how long requests may go on after a signal to stop")
 
+    patience: float = Field(5.0, ge=0, le=600, description="seconds that a change waits for another process's")
     max_body_bytes: int = Field(64 * _MEBIBYTE, ge=1024, le=1 << 31, description="of a request's body")
     max_points: int = Field(10_000, ge=1, le=1_000_000, description="points in one request, written or read")
     max_queries: int = Field(1024, ge=1, le=100_000, description="queries in one request")

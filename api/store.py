@@ -16,7 +16,6 @@ from raydml.search.items import Metric
 from raydml.search.writer import writing
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
-PATIENCE = 5.0  # seconds that a change waits for another process's
 Mark = tuple[int, int]  # a database's file: device and inode
 
 
@@ -31,8 +30,10 @@ class Held:
 class Store:
     """The collections of one home, opened when they are first asked for; for any number of threads."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, patience: float) -> None:
+        """`patience`: seconds that a change waits for another process's."""
         self.home = home
+        self.patience = patience
         self.folder = home / "collections"
         self.snapshots = home / "snapshots"
         self.aliases = Aliases(self.folder)
@@ -63,7 +64,7 @@ class Store:
                 )
             held = self._held.get(name)
             if held is None or held.mark != mark:
-                held = Held(Collection.open(self._path(name), patience=PATIENCE), mark)
+                held = Held(Collection.open(self._path(name), patience=self.patience), mark)
                 self._held[name] = held
             return held.collection
 
@@ -79,7 +80,7 @@ class Store:
         model = None if run is None else self._model(run)
         try:
             opened = Collection.open(
-                self._path(name), dimension, metric, model_digest=digest, model=model, patience=PATIENCE
+                self._path(name), dimension, metric, model_digest=digest, model=model, patience=self.patience
             )
         except CollectionError as error:
             if not existed:
@@ -95,7 +96,7 @@ class Store:
         pointing = sorted(alias for alias, target in self.aliases.current().collections.items() if target == name)
         if pointing:
             raise Problem(409, "collection-in-use", f"aliases point to {name}: {pointing}; switch or remove them first")
-        with writing(self._path(name), PATIENCE):
+        with writing(self._path(name), self.patience):
             remove_folder(self._path(name))
 
     def snapshot_folder(self, name: str, snapshot: str) -> Path:

@@ -1,13 +1,13 @@
 """Losses over large batches: raydml's tiles against pytorch-metric-learning, CPU time and memory per worker.
 
-    python benchmarks/losses.py [--repeats 3] [--large]
+    python benchmarks/losses.py [--repeats 3] [--large] [--largest 65536] [--ring]
 
 Two gloo processes of one thread, D = 128, K = 4, each with half of the rows. pytorch-metric-learning computes the whole
 loss on every worker (its DistributedLossWrapper's exact way), raydml half of the pairs of rows. Each case runs in fresh
 processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The
 floor is the time of four products (B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product:
-scores, scores again, gradients of both rows of a pair. `--large` adds one step each of B = 65,536, which the peer
-cannot hold.
+scores, scores again, gradients of both rows of a pair. `--large` adds one step each of --largest rows, which the peer
+cannot hold. `--ring` compares embeddings that are gathered with those that travel around the workers: the same bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from raydml.training.process_group import fixed_group
 
 WORKERS, SLICES, DIMENSION, SAMPLES = 2, 8, 128, 4
 CASES = [("sup_con", 4096), ("sup_con", 8192), ("contrastive", 8192), ("multi_similarity", 8192), ("nt_xent", 256)]
-LARGE = [("sup_con", 65536), ("contrastive", 65536), ("nt_xent", 65536)]
+LARGE = ("sup_con", "contrastive", "nt_xent")
+RING = [("sup_con", 8192), ("triplet", 8192), ("sup_con", 32768)]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Ours:
     """raydml's objective; in tiles whatever the size, so that small batches show their cost."""
 
+    travels = False
+
     def __init__(self, kind: str, rows: int, group: Group) -> None:
         spec = TypeAdapter[Any](LossSpec).validate_python({"kind": kind})
         self._objective = Objective(
@@ -66,8 +69,14 @@ class Ours:
 
     def __call__(self, local: torch.Tensor, labels: torch.Tensor) -> float:
         """Gather, loss, own gradients."""
-        embeddings = self._group.gather_slices(local)
+        embeddings = local if self.travels else self._group.gather_slices(local)
         return float(evaluate_objective(self._objective, embeddings, labels, 0, 0, self._group).loss)
+
+
+class Ring(Ours):
+    """The same, with embeddings that travel."""
+
+    travels = True
 
 
 class Peer:
@@ -93,7 +102,7 @@ def work(rank: int, contender: str, kind: str, rows: int, repeats: int, home: st
     """One worker: repeat one loss, hand its cost to the parent."""
     torch.set_num_threads(1)
     formed, group = fixed_group(rank, WORKERS, SLICES, dist.FileStore(home, WORKERS))
-    take = {"ours": Ours, "peer": Peer}[contender](kind, rows, group)
+    take = {"ours": Ours, "ring": Ring, "peer": Peer}[contender](kind, rows, group)
     embeddings, labels = batch(rows)
     local = embeddings[rank * rows // WORKERS : (rank + 1) * rows // WORKERS].clone()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -138,20 +147,37 @@ def product_speed() -> float:
     return 2 * 256 * 1024 * DIMENSION / best
 
 
+def compare_ring(repeats: int) -> None:
+    """Cost of a worker whose embeddings are gathered, and of one whose embeddings travel."""
+    print("| loss | B | gathered CPU-ms | ring CPU-ms | gathered MB | ring MB |\n|---|---|---|---|---|---|")
+    for kind, rows in RING:
+        gathered, ring = (measure(name, kind, rows, repeats) for name in ("ours", "ring"))
+        assert gathered is not None and ring is not None and gathered.loss == ring.loss
+        times = f"{1e3 * gathered.cpu:.0f} | {1e3 * ring.cpu:.0f}"
+        print(f"| {kind} | {rows:,} | {times} | {gathered.memory / 1e6:.0f} | {ring.memory / 1e6:.0f} |", flush=True)
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each case")
-    parser.add_argument("--large", action="store_true", help="B = 65,536 too, ours alone, one step each")
+    parser.add_argument("--large", action="store_true", help="--largest rows too, ours alone, one step each")
+    parser.add_argument("--largest", type=int, default=65536, help="B of --large")
+    parser.add_argument("--ring", action="store_true", help="only: embeddings gathered against travelling")
     given = parser.parse_args()
     print("\n".join(heading()))
+    if given.ring:
+        compare_ring(given.repeats)
+        return
     speed = product_speed()
     print(f"matrix product: {speed / 1e9:.0f} GFLOP/s a core\n")
     print("| loss | B | ours CPU-ms | peer CPU-ms | ratio | floor CPU-ms | ours MB | peer MB | ratio |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for kind, rows in CASES + (LARGE if given.large else []):
-        ours = measure("ours", kind, rows, given.repeats if rows < 65536 else 0)
-        peer = measure("peer", kind, rows, given.repeats) if rows < 65536 else None
+    alone = [(kind, given.largest) for kind in LARGE] if given.large else []
+    for kind, rows in CASES + alone:
+        against = (kind, rows) not in alone
+        ours = measure("ours", kind, rows, given.repeats if against else 0)
+        peer = measure("peer", kind, rows, given.repeats) if against else None
         assert ours is not None
         floor = 4 * 2 * DIMENSION * rows * rows / 2 / WORKERS / speed
         left = f"| {kind} | {rows:,} | {1e3 * ours.cpu:.1f} |"

@@ -167,7 +167,8 @@ def filters(rows: int, queries: int) -> list[dict[str, Any]]:
 
     vectors, asked, classes = drawn(rows, queries)
     random = np.random.default_rng(1)
-    shares = {name: random.random(rows) for name in ("random",)} | {"class": random.random(classes.max() + 1)[classes]}
+    in_order = random.permutation(int(classes.max()) + 1) / (classes.max() + 1)  # so that 0.1 % is one class in 1,000
+    shares = {"random": random.random(rows), "class": in_order[classes]}
     results = []
     with tempfile.TemporaryDirectory() as folder:
         collection = Collection.open(Path(folder) / "c", DIMENSION)

@@ -11,6 +11,8 @@ RaydmlError
 │   └── Interrupted        stopped on request, state kept
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
 └── CollectionError        a collection refused a request
+    ├── CollectionBusy     another process is writing for longer than was waited
+    ├── CollectionDamaged  a file or a row of it is not what was written
     └── ModelMismatch      the query was embedded by another model than the collection
 """
 
@@ -79,6 +81,14 @@ class CheckpointError(RaydmlError):
 
 class CollectionError(RaydmlError):
     """A collection refused a request; nothing was changed."""
+
+
+class CollectionBusy(CollectionError):
+    """Another process is writing; the same request may be made again."""
+
+
+class CollectionDamaged(CollectionError):
+    """What is on the disk is not what was written."""
 
 
 class ModelMismatch(CollectionError):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +12,10 @@ from torch import nn
 from raydml.data import DataReport, Dataset, sampling_plan
 from raydml.errors import DataError
 from raydml.membership import share
-from raydml.models import build_model, check_inputs
+from raydml.models import EmbeddingModel, build_model, check_inputs
 from raydml.parallel import fit, world_sizes
-from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
+from raydml.parallel.estimate import Candidate, candidates, choose_strategy, facts_of, measured, with_strategy
+from raydml.parallel.memory import Memory, choose, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
 
@@ -52,6 +51,8 @@ class Plan:
     trained_parameters: int | None
     memory: Memory | None
     device: torch.device
+    candidates: tuple[Candidate, ...] = ()  # of the most workers
+    proposal: tuple[Candidate, str] | None = None  # and why
 
     @property
     def exactness(self) -> str:
@@ -103,6 +104,8 @@ class Plan:
             "worker_bytes": {str(size): self.worker_bytes(size) for size in self.slices},
             "choices": {str(size): asdict(choice) for size in self.slices if (choice := self.choice(size))},
             "exactness": self.exactness,
+            "strategies": [{**asdict(candidate), "mesh": candidate.mesh.model_dump()} for candidate in self.candidates],
+            "proposal": self.proposal and {"strategy": self.proposal[0].name, "why": self.proposal[1]},
         }
 
 
@@ -114,6 +117,12 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     report = dataset.report
     batches, problem = _batches(spec, dataset)
     model = None if isinstance(spec.model.backbone, CustomBackbone) else _model(spec, dataset)
+    memory = None if model is None else measured(spec, model, dataset.preprocessing.type)
+    device, most = _device(spec), fit(spec, spec.parallel.workers.max).workers
+    found = () if memory is None or model is None else tuple(candidates(facts_of(spec, model, memory, device), most))
+    proposal = choose_strategy(list(found), worker_share(spec, most, device)) if found else None
+    if spec.parallel.strategy == "auto" and proposal is not None:
+        spec = with_strategy(spec, proposal[0])
     return Plan(
         spec=spec,
         splits={name: SplitSize(report.classes[name], report.images[name]) for name in report.images},
@@ -123,8 +132,10 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
         slices={size: _slices(size, spec.batch.virtual_workers) for size in world_sizes(spec)},
         parameters=None if model is None else sum(p.numel() for p in model.parameters()),
         trained_parameters=None if model is None else sum(p.numel() for p in _trained(model)),
-        memory=None if model is None else _memory(spec, dataset, model),
-        device=_device(spec),
+        memory=memory,
+        device=device,
+        candidates=found,
+        proposal=proposal,
     )
 
 
@@ -148,7 +159,7 @@ def _slices(world_size: int, num_slices: int) -> list[list[int]]:
     return [list(share(rank, world_size, num_slices)) for rank in range(world_size)]
 
 
-def _model(spec: JobSpec, dataset: Dataset) -> nn.Module:
+def _model(spec: JobSpec, dataset: Dataset) -> EmbeddingModel:
     model = build_model(spec.model, dataset.input_shape, spec.seed)
     check_inputs(spec.model, model, dataset.preprocessing)
     return model
@@ -162,20 +173,3 @@ def _device(spec: JobSpec) -> torch.device:
     """Where workers would run on this machine."""
     wanted = spec.parallel.device
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _memory(spec: JobSpec, dataset: Dataset, model: nn.Module) -> Memory:
-    shape = (spec.batch.slice_size, *dataset.input_shape)
-    kind = dataset.preprocessing.type
-    activations = kept_by_forward(model, shape, spec.parallel.precision, kind)
-    return memory_of(spec, model, activations, kind.itemsize * math.prod(shape))
-
-
-def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str, kind: torch.dtype = torch.float32) -> int:
-    """Bytes that autograd keeps for the backward pass of inputs of this shape and type, parameters left out."""
-    saved = SavedBytes(model)
-    # float16 is slow on a CPU: bfloat16 is as wide.
-    low = torch.autocast("cpu", torch.bfloat16) if precision in AUTOCAST else nullcontext()
-    with saved.counting(), low:
-        model.train()(torch.zeros(shape, dtype=kind))
-    return saved.total * (2 if precision == "float64" else 1)

@@ -29,11 +29,12 @@ from raydml.errors import (
 from raydml.evaluation import baseline
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
-from raydml.parallel import Group, fit
+from raydml.parallel import Group, fit, unit
+from raydml.parallel.estimate import resolved
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
 from raydml.runs import home as default_home
-from raydml.search import Collection
+from raydml.search import Collection, Facts
 from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training import history
@@ -71,9 +72,11 @@ def train(
     checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
     root = Path(home).expanduser().resolve() if home else default_home()
     with owned(root / "runs" / checked.name, again) as record:
-        items = _prepare(checked, root, record, dataset, model)
+        checked, items, why = _prepare(checked, root, record, dataset, model)
         resume = _resume(checked, record, items)
         _begin(checked, record, items, resume.step)
+        if why is not None:
+            record.change(strategy=why)
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
         try:
             _train_on_ray(job, record, items, address, listen, resume)
@@ -87,9 +90,10 @@ def train(
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
-    """The spec with `workers.max` rounded down to what the strategy can use."""
-    most = fit(spec, spec.parallel.workers.max).workers
-    workers = spec.parallel.workers.model_copy(update={"max": most})
+    """The spec with `workers.max` rounded down to what the strategy can use, and `min` raised to it."""
+    wanted = spec.parallel.workers
+    most = fit(spec, wanted.max).workers
+    workers = wanted.model_copy(update={"max": most, "min": max(wanted.min, unit(spec))})
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
@@ -107,8 +111,10 @@ def _with_absolute_path(part: Part) -> Part:
     return part if path is None else part.model_copy(update={"path": str(Path(path).expanduser().absolute())})
 
 
-def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | None, model: nn.Module | None) -> Dataset:
-    """Everything that can be refused before workers start."""
+def _prepare(
+    spec: JobSpec, root: Path, record: RunRecord, dataset: object | None, model: nn.Module | None
+) -> tuple[JobSpec, Dataset, str | None]:
+    """Everything that can be refused before workers start; where the spec says auto, one with a strategy, and why."""
     if isinstance(spec.data, CustomData) != (dataset is not None):
         raise SpecError("data.kind: custom and raydml.train(dataset=...) belong together: give both or neither")
     sweep(record.folder)
@@ -120,10 +126,15 @@ def _prepare(spec: JobSpec, root: Path, record: RunRecord, dataset: object | Non
         )
     built = build_model(spec.model, items.input_shape, spec.seed, custom=model)
     check_inputs(spec.model, built, items.preprocessing)
+    why = None
+    if spec.parallel.strategy == "auto":
+        device = torch.device("cuda" if spec.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
+        copied = build_model(spec.model, items.input_shape, spec.seed, custom=model)
+        spec, why = resolved(spec, copied, items.preprocessing.type, device)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, root)
-    return items
+    return spec, items, why
 
 
 @dataclass(frozen=True)
@@ -249,7 +260,7 @@ def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None
     chosen = items.indices(spec.index.split)
     digest = record.read()["sha256"]
     path = root / "collections" / spec.index.collection
-    if path.exists() and Collection.open(path).model_digest != digest:
+    if path.exists() and _opened_facts(path).model_digest != digest:
         set_aside(path)
     collection = Collection.open(
         path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
@@ -268,11 +279,17 @@ def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
     path = root / "collections" / spec.index.collection if spec.index else None
     if path is None or not path.exists():
         return
-    source = Collection.open(path).model_path
+    source = _opened_facts(path).model_path
     if source is None or Path(source).parent != record.folder:
         raise SpecError(
             f"index.collection: {path} is filled already, by {source or 'hand'}: take another name or remove it"
         )
+
+
+def _opened_facts(path: Path) -> Facts:
+    """Of a collection that is closed again: an open one must not be renamed."""
+    with Collection.open(path) as collection:
+        return collection.facts
 
 
 def evaluate(

@@ -405,16 +405,43 @@ class TopK(Frozen):
 CompressionSpec = Annotated[NoCompression | HalfGradients | PowerSgd | TopK, Field(discriminator="kind")]
 
 
+class PipelineSpec(Frozen):
+    """How a pipeline runs."""
+
+    schedule: Literal["gpipe", "one_f_one_b", "interleaved", "zero_bubble"] = Field(
+        "one_f_one_b",
+        description="order of forward and backward passes: GPipe, 1F1B, interleaved 1F1B, or zero-bubble (ZB1P)",
+    )
+    stages: int = Field(1, ge=1, le=16, description="stages of each worker, for interleaved and zero_bubble")
+    split: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="units of each stage, first to last; None: balanced by counted operations"
+    )
+
+    @model_validator(mode="after")
+    def _one_stage_or_more(self) -> Self:
+        if self.stages > 1 and self.schedule in ("gpipe", "one_f_one_b"):
+            raise ValueError(
+                f"pipeline.schedule: {self.schedule} has 1 stage a worker, not {self.stages}: choose interleaved or "
+                f"zero_bubble"
+            )
+        if self.stages == 1 and self.schedule == "interleaved":
+            raise ValueError("pipeline.schedule: interleaved needs stages = 2 or more of each worker")
+        return self
+
+
 class ParallelSpec(Frozen):
     """How the model runs over workers."""
 
-    strategy: Literal["ddp", "feature", "fsdp"] = Field(
+    strategy: Literal["ddp", "feature", "fsdp", "tensor", "pipeline", "auto"] = Field(
         "ddp",
         description="ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are shared out; "
-        "feature: the columns of a linear backbone are, each worker with those input features of all rows",
+        "tensor: workers share each layer; pipeline: each has some layers, which tensor may share again; "
+        "feature: the columns of a linear backbone are shared out, each worker with those input features of all rows; "
+        "auto: as `raydml plan` proposes for workers.max",
     )
     workers: WorkersSpec = Field(default_factory=lambda: WorkersSpec())
     mesh: MeshSpec = Field(default_factory=lambda: MeshSpec(), description="the axes of the strategies beside ddp")
+    pipeline: PipelineSpec = Field(default_factory=lambda: PipelineSpec(), description="of strategy pipeline")
     offload: bool = Field(False, description="fsdp: parameters, gradients and moments wait in the host's memory")
     numerics: Literal["bitwise", "fast"] = Field(
         "bitwise", description="fixed-tree reduction (the same bits for any workers) or plain all-reduce (exact)"
@@ -479,6 +506,11 @@ class ParallelSpec(Frozen):
                     f"mesh.{axis} = {length} is not for strategy {self.strategy}: leave it out, or choose "
                     f"{' or '.join(fitting)}"
                 )
+        own_axis = self.strategy if self.strategy in ("tensor", "pipeline") else None
+        if own_axis is not None and getattr(self.mesh, own_axis) == 1:
+            raise ValueError(f"strategy {own_axis} needs mesh.{own_axis} = 2 or more")
+        if self.pipeline != PipelineSpec() and self.strategy != "pipeline":
+            raise ValueError(f"pipeline is for strategy pipeline, not for {self.strategy}: leave it out")
         if self.offload and self.strategy != "fsdp":
             raise ValueError(f"offload is for strategy fsdp, not for {self.strategy}")
         if self.strategy != "ddp" and self.precision == "fp16":
@@ -486,13 +518,25 @@ class ParallelSpec(Frozen):
                 f"precision: fp16 runs a step that overflows again in float32, and {self.strategy} holds the model in "
                 f"one precision: choose bf16, which needs no loss scale, or strategy ddp"
             )
+        if self.mesh.tensor > 1 and self.pipeline.schedule == "zero_bubble":
+            raise ValueError(
+                "pipeline.schedule: zero_bubble runs each backward pass in two halves, and mesh.tensor > 1 "
+                "would sum in both: choose one_f_one_b or interleaved"
+            )
         if self.mesh.cell > 1 and self.balance == "measured":
             raise ValueError("balance: measured deals slices to single workers: leave it out, or choose ddp or fsdp")
         return self
 
 
 # The axes of the mesh that each strategy uses, beside data.
-MESH_AXES: dict[str, tuple[str, ...]] = {"ddp": (), "feature": (), "fsdp": ("shard",)}
+MESH_AXES: dict[str, tuple[str, ...]] = {
+    "ddp": (),
+    "feature": (),
+    "fsdp": ("shard",),
+    "tensor": ("tensor",),
+    "pipeline": ("pipeline", "tensor"),
+    "auto": (),
+}
 
 
 class Sgd(Frozen):
@@ -796,7 +840,7 @@ class JobSpec(Frozen):
             del document["parallel"]["workers"][name]
         for name in ("memory", "exchange", "balance", "patience", "tolerate"):
             del document["parallel"][name]  # the same bits
-        for name in ("strategy", "mesh", "offload"):
+        for name in ("strategy", "mesh", "offload", "pipeline"):
             del document["parallel"][name]
         for name in ("loader_processes", "path"):
             document["data"].pop(name, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,9 @@ def hits_table(queries: Sequence[str], found: Sequence[Sequence[Any]], shown: in
 def plan_table(plan: Plan) -> RenderableType:
     """The whole of `raydml plan`."""
     resolved = yaml.safe_dump(plan.spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
-    return Group(Text(resolved), _splits(plan), _workers(plan), *map(Text, plan.notes), _plan_facts(plan))
+    return Group(
+        Text(resolved), _splits(plan), _workers(plan), *_strategies(plan), *map(Text, plan.notes), _plan_facts(plan)
+    )
 
 
 def _splits(plan: Plan) -> Table:
@@ -125,6 +127,25 @@ def _workers(plan: Plan) -> Table:
         ranges = "  ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in held)
         table.add_row(str(world_size), ranges, *sizes, choice.chosen if choice else plan.spec.parallel.memory)
     return table
+
+
+def _strategies(plan: Plan) -> Iterator[RenderableType]:
+    """What each strategy would hold, send and compute with the most workers, and which one is proposed."""
+    if plan.proposal is None:
+        return
+    workers = plan.candidates[0].workers
+    table = Table("strategy", title=f"strategies, {workers} workers", title_justify="left")
+    for heading in ("a worker holds", "sends a step", "computes a step"):
+        table.add_column(heading)
+    for candidate in plan.candidates:
+        if candidate.impossible is None:
+            work = f"{candidate.flops / 1e9:.3g} GFLOP"
+            table.add_row(candidate.name, size(candidate.memory), size(candidate.sent), work)
+        else:
+            table.add_row(candidate.name, Text(candidate.impossible, "dim"))
+    yield table
+    chosen, why = plan.proposal
+    yield Text(f"proposed: {chosen.name}, for {why}")
 
 
 def _plan_facts(plan: Plan) -> Table:

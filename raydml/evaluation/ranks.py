@@ -20,6 +20,7 @@ from raydml.evaluation.tiles import Tiles
 
 BLOCK = 768  # queries that are ranked together
 MOST_PAIRS = 2**20  # positives of a block of queries, but for a block of one query
+_SCALED = 4  # blocks whose gallery rows are held scaled: 1.5 MiB of 128 coordinates
 _WAITING = 2**12  # negatives that wait to be counted, at least
 
 
@@ -146,15 +147,28 @@ def rank(task: Task, blocks: list[Block], shared: bool) -> None:
     tiles, rest = Tiles(task.scorer, blocks[0].lowest.dtype), np.arange(len(task.gallery_labels))
     if shared:
         rest = np.delete(rest, np.concatenate([task.own[block.queries] for block in blocks]))
-    for number, block in enumerate(blocks):
+        for first in range(0, len(blocks), _SCALED):
+            _meet(task, tiles, blocks, slice(first, first + _SCALED))
+    for block in blocks:
+        if len(rest):
+            tiles.ask(block.queries)
+        for rows in tiles.parts(rest):
+            near, column, scores = tiles.pairs(rows, tiles.given(rows), block.lowest)
+            block.sift(near, rows[column], scores)
+        block.count()
+
+
+def _meet(task: Task, tiles: Tiles, blocks: list[Block], here: slice) -> None:
+    """Score some blocks, whose gallery rows are scaled once, with themselves and with all blocks before them."""
+    others = [(other, task.own[other.queries]) for other in blocks[here]]
+    given = [tiles.given(rows, slot) for slot, (_, rows) in enumerate(others)]
+    for number, block in enumerate(blocks[: here.stop]):
         tiles.ask(block.queries)
-        for other in blocks[number:] if shared else ():
-            rows = task.own[other.queries]
-            near, column, scores = tiles.pairs(rows, block.lowest, np.inf if other is block else other.lowest)
+        for slot in range(max(0, number - here.start), len(others)):
+            other, rows = others[slot]
+            near, column, scores = tiles.pairs(
+                rows, given[slot], block.lowest, np.inf if other is block else other.lowest
+            )
             block.sift(near, rows[column], scores)
             if other is not block:
                 other.sift(column, task.own[block.queries[near]], scores)
-        for rows in tiles.parts(rest):
-            near, column, scores = tiles.pairs(rows, block.lowest)
-            block.sift(near, rows[column], scores)
-        block.count()

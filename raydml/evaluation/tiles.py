@@ -32,13 +32,19 @@ class Tiles:
         width = max(1, _TILE // max(self._asked.shape))
         return (rows[start : start + width] for start in range(0, len(rows), width))
 
-    def pairs(self, rows: Array, lowest: Array, columns: Array | float = np.inf) -> tuple[Array, Array, Array]:
+    def given(self, rows: Array, slot: int = 0) -> Array:
+        """These gallery rows, scaled, until the slot is used again."""
+        return self._scorer.given(rows, self._take(f"given {slot}", len(rows), self._asked.shape[1]))
+
+    def pairs(
+        self, rows: Array, given: Array, lowest: Array, columns: Array | float = np.inf
+    ) -> tuple[Array, Array, Array]:
         """Place of the query, place of the gallery row among `rows` (w,) and shifted score, of some pairs.
 
-        All whose score is at least their query's `lowest` (b,) or their row's `columns` (w,), and a few more.
+        `given` are these rows, scaled. All whose score is at least their query's `lowest` (b,) or their row's `columns`
+        (w,), and a few more.
         """
         scores = self._take("scores", len(self._asked), len(rows))
-        given = self._scorer.given(rows, self._take("given", len(rows), self._asked.shape[1]))
         self._scorer.products(self._asked, given, scores)
         self._scorer.shift(scores, self._queries, rows)
         places = self._few(scores, lowest, columns)

@@ -41,9 +41,8 @@ def evaluate_objective(
     size = len(labels) // group.num_slices
     own = slice(group.owned.start * size, group.owned.stop * size)
     alone = objective.travels(size) and len(embeddings) == own.stop - own.start
-    assert (
-        embeddings.ndim == 2 and (alone or embeddings.shape[:1] == labels.shape) and not labels.is_floating_point()
-    ), (
+    fitting = labels.ndim == 1 and (alone or len(embeddings) == len(labels))
+    assert embeddings.ndim == 2 and fitting and not labels.is_floating_point(), (
         f"embeddings {tuple(embeddings.shape)} with {labels.dtype} labels {tuple(labels.shape)}: wanted are (B, D) and "
         "a class number for each row"
     )

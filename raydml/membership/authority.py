@@ -125,7 +125,7 @@ class Authority:
 
     def resize(self, target: int, now: float) -> None:
         """From the next step boundary on, at most `target` members; the youngest leave, waiting ones join."""
-        self.size = max(1, min(target, self.policy.num_slices))
+        self.size = max(self.policy.unit, min(target, self.policy.num_slices))
 
     def settle_for(self, first: int) -> None:
         """Wait for fewer workers than planned before the first view."""
@@ -220,7 +220,7 @@ class Authority:
         former = self._former.values() if self.policy.state == "replicated" else ()
         if any(now - heard <= self.policy.beat_timeout for heard in former):
             return None
-        least = min(self.policy.first, self.size) if self.view is None else 1
+        least = max(self.policy.unit, min(self.policy.first, self.size) if self.view is None else 1)
         chosen = self._fill(self._choose(list(reports), []), list(reports), least)
         if len(chosen) < least:
             return None
@@ -240,6 +240,7 @@ class Authority:
         """The next members: who came and stays, then who waits; and somebody with the state, though it is to leave."""
         waiting = sorted(name for name, seat in self._seats.items() if name not in self._joined and seat.closed is None)
         chosen = [name for name in present + waiting if name not in self._leaving][: self.size]
+        chosen = chosen[: len(chosen) // self.policy.unit * self.policy.unit]
         if able and not any(name in chosen for name in able):
             chosen = [able[0], *chosen][: self.policy.num_slices]
         return chosen
@@ -247,7 +248,8 @@ class Authority:
     def _members_change(self) -> bool:
         if not self._leaving and len(self._seats) == len(self._joined) <= self.size:
             return False
-        return set(self._choose(list(self._joined), list(self._joined))) != self._joined.keys()
+        chosen = self._choose(list(self._joined), list(self._joined))
+        return len(chosen) >= self.policy.unit and set(chosen) != self._joined.keys()
 
     def _close(
         self, chosen: list[str], step: int, source: str | None, reports: dict[str, Report], now: float

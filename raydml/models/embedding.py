@@ -16,6 +16,8 @@ from raydml.spec import CustomBackbone, Linear, ModelSpec, NgramBag
 class EmbeddingModel(nn.Module):
     """`head(backbone(inputs))`, divided by its norm where the spec says so."""
 
+    input_shape: tuple[int, ...] = ()  # of one input, where it was built for them
+
     def __init__(self, backbone: nn.Module, head: nn.Module, *, normalize: bool) -> None:
         super().__init__()
         self.backbone = backbone
@@ -43,6 +45,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _assemble(spec, input_shape, custom)
+    model.input_shape = input_shape
     if spec.batch_norm == "group":
         _use_group_norm(model)
     _freeze(model, spec.frozen)

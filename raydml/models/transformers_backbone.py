@@ -59,6 +59,13 @@ class TransformersBackbone(nn.Module):
         ids = inputs.masked_fill(~present, filler if filler is not None else 0)
         return self._pooled(self.model(input_ids=ids, attention_mask=present.long()), present)
 
+    def pooled(self, hidden: Tensor, present: Tensor | None) -> Tensor:
+        """(n, positions, width) hidden states of the last layer -> (n, features); present as in the mean."""
+        output = {"last_hidden_state": hidden}
+        if self.pooling == "pooler":
+            output["pooler_output"] = self.model.pooler(hidden)
+        return self._pooled(output, present)
+
     def _pooled(self, output: Any, present: Tensor | None) -> Tensor:
         """present: (n, length), which positions count in the mean; None: all."""
         if self.pooling == "pooler":

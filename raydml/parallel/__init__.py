@@ -6,7 +6,7 @@ from raydml.parallel.group import Group, PeerLost
 from raydml.parallel.randomness import key, keyed_randomness
 from raydml.parallel.reduction import TreeAccumulator, plain_sum, tree_sum
 from raydml.parallel.sharding import Sharded, Spread
-from raydml.parallel.sizes import Fit, fit, world_sizes
+from raydml.parallel.sizes import Fit, fit, unit, world_sizes
 from raydml.parallel.strategies import STRATEGIES, Strategy
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "keyed_randomness",
     "plain_sum",
     "tree_sum",
+    "unit",
     "world_sizes",
 ]

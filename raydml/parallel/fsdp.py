@@ -7,6 +7,7 @@ gradients are summed over the workers and each keeps its part (ZeRO-3: Rajbhanda
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from raydml.errors import SpecError
 from raydml.parallel.ddp import DataParallel, Run
-from raydml.parallel.group import Group
+from raydml.parallel.group import Group, talking
 from raydml.parallel.holding import Cut, Held, Holding
 from raydml.parallel.memory import Memory
 from raydml.parallel.reduction import add, plain_sum
@@ -34,7 +35,7 @@ class FullySharded(DataParallel):
         super().__init__(model, spec, group, torch.device("cpu") if group.size > 1 else device)
         self._device = device
         self._kept: bool | None = None
-        self._idle_runs: list[Run] = []
+        self._idle_runs: list[Run | None] = []  # None: made again in the pullback
         self.in_step = group.size > 1
         if self.in_step:
             _shard(model, spec, group, device)
@@ -55,8 +56,17 @@ class FullySharded(DataParallel):
     def forward(self, inputs: Sequence[Tensor], step: int) -> Tensor:
         """As in `DataParallel`."""
         embeddings = super().forward(inputs, step)
-        self._idle_runs = [self._slice(len(inputs) - 1, self._spec.parallel.precision) for _ in range(self._idle)]
+        passes = [self._idle_pass() for _ in range(self._idle)]
+        self._idle_runs = [run if self._keeps() else None for run in passes]
         return embeddings
+
+    def _idle_pass(self) -> Run:
+        return self._slice(len(self._inputs) - 1, self._spec.parallel.precision)
+
+    def _run(self, inputs: Tensor, precision: str) -> Run:
+        # Torch's own collectives fail in many words; so does a model, which fails again in the next group, and ends it.
+        with talking() if self.in_step else nullcontext():
+            return super()._run(inputs, precision)
 
     def _keeps(self) -> bool:
         """Whether graphs wait for the pullback: on all workers, or on none, for a second forward is a collective."""
@@ -92,7 +102,8 @@ class FullySharded(DataParallel):
             self._moved = run.norms
             self._backward(run.embeddings, part)
             statistics = add(statistics, run.statistics) if statistics else run.statistics
-        for run in self._idle_runs:
+        for kept in self._idle_runs:
+            run = kept or self._idle_pass()
             self._backward(run.embeddings, torch.zeros_like(run.embeddings))
         # With synchronised batch norm the statistics are the same on every worker already.
         self._reduced = statistics if self._together else plain_sum(statistics, self._group)
@@ -105,7 +116,9 @@ class FullySharded(DataParallel):
         return self._holding.norm(gradients, weights) if self.in_step else super().norm(gradients, weights)
 
     def _backward(self, embeddings: Tensor, cotangents: Tensor) -> None:
-        if self._sharded:
+        if not self._sharded:
+            return
+        with talking():
             torch.autograd.backward([embeddings], [cotangents.to(embeddings.dtype)])
 
     @staticmethod
@@ -136,16 +149,18 @@ def _shard(model: nn.Module, spec: JobSpec, group: Group, device: torch.device) 
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     low = torch.bfloat16 if spec.parallel.precision == "bf16" else None
+    wide = torch.float32 if low else None
     options: dict[str, Any] = {
         "mesh": group.device_mesh,
         "reshard_after_forward": True,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=wide),
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")
         if spec.parallel.offload
         else OffloadPolicy(),
     }
     for block in blocks(model):
         fully_shard(block, **options)
+    options["mp_policy"] = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=wide, output_dtype=wide)
     fully_shard(model, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):

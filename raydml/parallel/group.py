@@ -18,6 +18,9 @@ from raydml.membership import share
 from raydml.parallel.mesh import mesh_of
 from raydml.spec import MeshSpec
 
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64)  # of tensors from worker to worker
+MOST_AXES = 6
+
 
 class PeerLost(Exception):
     """A collective did not complete: a worker of the group died, left, or aborted it. The step is undecided."""
@@ -118,6 +121,24 @@ class Peers:
                 dist.all_reduce(value, dist.ReduceOp.MAX, group=self.processes)
         return value
 
+    def give(self, value: Tensor, to: int) -> list[dist.Work]:
+        """Send a tensor to one worker, which takes it; wait for the works before the tensor changes."""
+        header = torch.tensor([TYPES.index(value.dtype), value.dim(), *value.shape] + [0] * (MOST_AXES - value.dim()))
+        parts = [header.to(self.device), value.detach().to(self.device).contiguous()]
+        with talking():
+            works = [dist.isend(part, group=self.processes, group_dst=to) for part in parts]
+        return [work for work in works if work is not None]
+
+    def take(self, source: int) -> Tensor:
+        """The next tensor that this worker gives."""
+        header = torch.empty(MOST_AXES + 2, dtype=torch.int64, device=self.device)
+        with self.collective():
+            dist.recv(header, group=self.processes, group_src=source)
+            kind, axes, *shape = header.tolist()
+            value = torch.empty(shape[:axes], dtype=TYPES[kind], device=self.device)
+            dist.recv(value, group=self.processes, group_src=source)
+        return value
+
     def objects(self, value: Any) -> list[Any]:
         """One small picklable value of each worker, in rank order."""
         if self.size == 1:
@@ -206,6 +227,12 @@ class Group(Peers):
     def owned(self) -> range:
         """The slices of this worker."""
         return self.data.share(self.data.rank)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this worker is the first of those that hold the same slices."""
+        place = self.mesh.place(self.rank)
+        return self.data is self or not any(place[axis] for axis in place if axis != "data")
 
     def share(self, rank: int) -> range:
         """The slices of a worker."""

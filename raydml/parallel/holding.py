@@ -67,7 +67,7 @@ class Holding:
     def __init__(
         self,
         group: Group,
-        held: Held,
+        held: nn.Module,
         cuts: Mapping[str, Cut],
         stages: Peers | None = None,
         everything: Iterable[str] | None = None,

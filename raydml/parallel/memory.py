@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,16 @@ class SavedBytes:
         if storage.data_ptr() not in self._own:
             self._alive.append(tensor)
         return tensor.detach()  # a graph that holds its own output would never be freed
+
+
+def kept_by_forward(model: nn.Module, shape: tuple[int, ...], precision: str, kind: torch.dtype = torch.float32) -> int:
+    """Bytes that autograd keeps for the backward pass of inputs of this shape and type, parameters left out."""
+    saved = SavedBytes(model)
+    # float16 is slow on a CPU: bfloat16 is as wide.
+    low = torch.autocast("cpu", torch.bfloat16) if precision in AUTOCAST else nullcontext()
+    with saved.counting(), low:
+        model.train()(torch.zeros(shape, dtype=kind))
+    return saved.total * (2 if precision == "float64" else 1)
 
 
 def worker_share(spec: JobSpec, world_size: int, device: torch.device) -> int:

@@ -62,7 +62,7 @@ def mesh_of(spec: MeshSpec, workers: int) -> Mesh:
         )
     if spec.cell > 1:
         return Mesh(("data", "pipeline", "tensor"), (data, spec.pipeline, spec.tensor))
-    shard = data if spec.shard == -1 else min(spec.shard, data)
+    shard = data if spec.shard == -1 else spec.shard
     if data % shard:
         raise SpecError(
             f"{data} workers cannot form parallel.mesh: copies of the model, {spec.shard} workers (mesh.shard) each"

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+STATE_BYTES = 5056  # of torch's generator of the CPU
+
 
 def key(*parts: int | str) -> int:
     """A 63-bit seed from any numbers and words."""

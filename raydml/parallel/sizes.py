@@ -25,7 +25,8 @@ def fit(spec: JobSpec, workers: int) -> Fit:
 def world_sizes(spec: JobSpec) -> list[int]:
     """Numbers of workers that the run may have, ascending."""
     wanted = spec.parallel.workers
-    sizes = {fit(spec, number).workers for number in range(wanted.min, wanted.max + 1)}
+    least = max(wanted.min, unit(spec))
+    sizes = {fit(spec, number).workers for number in range(least, max(least, wanted.max) + 1)}
     return sorted(size for size in sizes if size >= wanted.min)
 
 
@@ -40,26 +41,28 @@ def _any_up_to_the_slices(spec: JobSpec, workers: int) -> Fit:
     )
 
 
+def unit(spec: JobSpec) -> int:
+    """Workers that hold one copy of the model together: a group is a multiple of them."""
+    mesh = spec.parallel.mesh
+    return mesh.cell * max(1, mesh.shard if mesh.data == -1 else mesh.data)
+
+
 def _whole_meshes(spec: JobSpec, workers: int) -> Fit:
-    """Groups of workers that hold one copy of the model together are used whole, and share the slices out."""
-    mesh, slices = spec.parallel.mesh, spec.batch.virtual_workers
-    unit = mesh.cell * (max(1, mesh.shard) if workers // mesh.cell >= mesh.shard else 1)
-    most = min(workers, slices * mesh.cell) // unit * unit
-    used = most if mesh.data == -1 else mesh.data * mesh.cell
+    mesh, slices, each = spec.parallel.mesh, spec.batch.virtual_workers, unit(spec)
+    grid = f"data {'*' if mesh.data == -1 else mesh.data} x tensor {mesh.tensor} x pipeline {mesh.pipeline}"
+    if mesh.shard != -1:
+        grid += f", {mesh.shard} of them a copy"
+    used = each if mesh.data != -1 else min(workers, slices * mesh.cell) // each * each
     if not 0 < used <= workers:
-        wanted = f"data {mesh.data} x " if mesh.data != -1 else ""
-        raise SpecError(
-            f"{workers} workers cannot form parallel.mesh: {wanted}tensor {mesh.tensor} x pipeline {mesh.pipeline} = "
-            f"{unit if mesh.data == -1 else mesh.data * mesh.cell} workers at least"
-        )
+        raise SpecError(f"{workers} workers cannot form parallel.mesh ({grid}): it takes {each} at least")
     if used == workers:
         return Fit(workers)
-    if mesh.data != -1:
-        why = f"parallel.mesh is data {mesh.data} x tensor {mesh.tensor} x pipeline {mesh.pipeline} = {used}"
-    elif workers // unit * unit > used:
-        why = f"each takes at least one of the batch.virtual_workers = {slices} slices"
-    else:
-        why = f"parallel.mesh holds a copy of the model on {unit} workers"
+    spare = mesh.data == -1 and workers // each * each > used
+    why = (
+        f"those with the same data coordinate take at least one of the batch.virtual_workers = {slices} slices"
+        if spare
+        else f"parallel.mesh ({grid}) takes {'' if mesh.data != -1 else 'multiples of '}{each}"
+    )
     return Fit(used, f"{workers} workers are rounded down to {used}: {why}")
 
 
@@ -67,4 +70,7 @@ _FITS: dict[str, Callable[[JobSpec, int], Fit]] = {
     "ddp": _any_up_to_the_slices,
     "feature": _any_up_to_the_slices,
     "fsdp": _whole_meshes,
+    "tensor": _whole_meshes,
+    "pipeline": _whole_meshes,
+    "auto": _any_up_to_the_slices,
 }

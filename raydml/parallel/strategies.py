@@ -12,7 +12,9 @@ from raydml.parallel.ddp import DataParallel
 from raydml.parallel.feature import FeatureParallel
 from raydml.parallel.fsdp import FullySharded
 from raydml.parallel.group import Group
+from raydml.parallel.pipeline import Pipeline
 from raydml.parallel.sharding import Spread
+from raydml.parallel.tensor import TensorParallel
 from raydml.spec import JobSpec
 
 
@@ -39,4 +41,10 @@ class Strategy(Protocol):
     def commit(self) -> None: ...
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "feature": FeatureParallel, "fsdp": FullySharded}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "ddp": DataParallel,
+    "feature": FeatureParallel,
+    "fsdp": FullySharded,
+    "tensor": TensorParallel,
+    "pipeline": Pipeline,
+}

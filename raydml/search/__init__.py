@@ -3,6 +3,7 @@
 from raydml.search.collection import Collection
 from raydml.search.database import DATABASE
 from raydml.search.embedder import Embedder
+from raydml.search.home import Facts
 from raydml.search.items import Hit, Item
 
-__all__ = ["DATABASE", "Collection", "Embedder", "Hit", "Item"]
+__all__ = ["DATABASE", "Collection", "Embedder", "Facts", "Hit", "Item"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from raydml.errors import CollectionError
+from raydml.errors import CollectionDamaged
 from raydml.search import payload_index
 from raydml.search.database import blob_crc, crc
 from raydml.search.items import Array, Id, Payload
@@ -152,9 +152,9 @@ def _points(connection: sqlite3.Connection, column: str, values: Sequence[Any]) 
 
 
 def point_of(row: tuple[Any, ...]) -> Point:
-    """A row of `points`; CollectionError where it is damaged."""
+    """A row of `points`; CollectionDamaged where it is damaged."""
     if crc(*row[:-1]) != row[-1]:
-        raise CollectionError(
+        raise CollectionDamaged(
             f"the collection is damaged: point {row[0]} does not match its checksum; restore it from a snapshot"
         )
     return Point(*row[:-1])

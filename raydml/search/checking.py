@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from raydml.errors import CollectionError
+from raydml.errors import CollectionDamaged
 from raydml.search import payload_index
 from raydml.search.changes import Point, point_of
 from raydml.search.database import DATABASE, checked, damaged
@@ -67,6 +67,6 @@ def _check_index(reading: Reading, points: list[Point]) -> None:
     stored = Counter(reading.connection.execute("SELECT field, kind, value, key FROM field_values").fetchall())
     if expected != stored:
         fields = sorted({row[0] for row in (expected - stored) + (stored - expected)})
-        raise CollectionError(
+        raise CollectionDamaged(
             f"the index of {fields} in {reading.view.folder / DATABASE} is damaged; restore a snapshot"
         )

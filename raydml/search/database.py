@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raydml.errors import CollectionError, ResourceError
+from raydml.errors import CollectionBusy, CollectionDamaged, CollectionError, ResourceError
 
 DATABASE = "collection.sqlite"
 _BUSY = 10.0  # seconds that SQLite itself waits for a lock of its own
@@ -101,13 +101,13 @@ def translated(folder: Path, error: sqlite3.Error) -> CollectionError | Resource
             f"cannot write {path}: {error}; free some space or correct the permissions", path=str(path)
         )
     if code == sqlite3.SQLITE_BUSY:
-        return CollectionError(f"{folder} has another writer at work: try again when it is done")
+        return CollectionBusy(f"{folder} has another writer at work: try again when it is done")
     return damaged(path, str(error))
 
 
-def damaged(path: Path, how: str) -> CollectionError:
+def damaged(path: Path, how: str) -> CollectionDamaged:
     """The error that names a damaged file."""
-    return CollectionError(
+    return CollectionDamaged(
         f"the collection is damaged at {path}: {how}; restore it from a snapshot, or index again", path=str(path)
     )
 

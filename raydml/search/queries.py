@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from raydml.errors import CollectionError
 from raydml.search import checks, engine
 from raydml.search.allowed import Allowed
 from raydml.search.items import Array, Hit, Metric
@@ -17,6 +18,7 @@ from raydml.search.payload_index import typed, values_at
 from raydml.search.reading import Reading
 
 _GROWTH = 4
+_MOST_HITS = 20_000_000  # of one request
 Found = tuple[Array, Array]  # closeness (nq, k) and keys (nq, k), -inf and -1 where there are no more
 
 
@@ -37,6 +39,10 @@ def answer(reading: Reading, queries: Array, question: Question, excluded: Array
     """The hits of each query (nq, d), nearest first; `excluded` (nq, m) are keys of points that are not its hits."""
     if len(queries) == 0:
         return []
+    if len(queries) * min(question.k, len(reading.view)) > _MOST_HITS:
+        raise CollectionError(
+            f"{len(queries):,} queries with {question.k:,} hits each are more than {_MOST_HITS:,} hits: ask in parts"
+        )
     total = len(reading.view) if question.allowed is None else len(question.allowed.keys)
 
     def search(depth: int) -> Found:

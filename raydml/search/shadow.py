@@ -15,6 +15,7 @@ from raydml.errors import CollectionError
 from raydml.search.collection import Collection
 from raydml.search.identities import Threshold, calibrate_pairs
 from raydml.search.items import Hit, Id, Item
+from raydml.search.reading import Reading
 from raydml.search.recall import wilson
 
 _AT_ONCE = 256
@@ -72,7 +73,7 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     """Search both for the same items, drawn by the seed among those with the field that both hold."""
-    labels = {item.id: item.payload[field] for item in current.scroll(limit=1_000_000) if field in item.payload}
+    labels = current.read(lambda reading: _labels(reading, field))
     there = shadow.known(list(labels))
     shared = [identifier for identifier in labels if identifier in there]
     if len(shared) < 2:
@@ -96,6 +97,10 @@ def compare(
         kept_neighbours=float(np.mean(overlap)),
         changed_first=float(np.mean([old[:1] != new[:1] for old, new in zip(_ids(before), _ids(after), strict=True)])),
     )
+
+
+def _labels(reading: Reading, field: str) -> dict[Id, Any]:
+    return {point.id: payload[field] for point, payload in reading.all_payloads() if field in payload}
 
 
 def _ids(found: list[list[Hit]]) -> list[list[Id]]:

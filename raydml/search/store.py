@@ -109,6 +109,8 @@ class Store(Opened):
         """Remove items by id, or all that pass the filter; gives how many there were: unknown ids are passed over."""
         if (ids is None) == (filter is None):
             raise CollectionError("delete takes either ids or filter=")
+        if filter == {}:
+            raise CollectionError("an empty filter would delete everything: say which items, or give ids")
         checked = None if ids is None else checks.check_ids(ids, unique=True)
 
         def work(change: Change) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raydml.errors import CollectionError
+from raydml.errors import CollectionDamaged
 from raydml.search.database import DATABASE, blob_crc, checked, crc, damaged
 from raydml.search.items import Array, Metric
 from raydml.search.nearest import Searched
@@ -253,5 +253,5 @@ def read_state(folder: Path, connection: sqlite3.Connection) -> State:
     columns = "only, sequence, next_key, open_segment, open_rows, points, crc"
     row: Any = connection.execute(f"SELECT {columns} FROM state").fetchone()
     if row is None:
-        raise CollectionError(f"{folder / DATABASE} is damaged: it holds no state")
+        raise CollectionDamaged(f"{folder / DATABASE} is damaged: it holds no state")
     return State(*checked(folder, "state", row)[1:])

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raydml.errors import CollectionError, ResourceError
+from raydml.errors import CollectionBusy, ResourceError
 from raydml.search.changes import Change
 from raydml.search.database import connect, translating
 from raydml.search.view import View
@@ -143,7 +143,7 @@ class Writer:
 
 @contextmanager
 def writing(folder: Path, patience: float, name: str = LOCK) -> Iterator[None]:
-    """Hold the collection's lock; CollectionError where another process has it for longer than `patience` seconds."""
+    """Hold the collection's lock; CollectionBusy where another process has it for longer than `patience` seconds."""
     try:
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -152,7 +152,7 @@ def writing(folder: Path, patience: float, name: str = LOCK) -> Iterator[None]:
     try:
         while not _locked(descriptor):
             if time.monotonic() >= end:
-                raise CollectionError(f"{folder} has another writer at work: try again when it is done")
+                raise CollectionBusy(f"{folder} has another writer at work: try again when it is done")
             time.sleep(0.005)
         yield
     finally:

@@ -20,6 +20,7 @@ import raydml.errors
 from raydml.errors import RaydmlError, RunError
 from raydml.membership import Authority, Event, FileLedger, Policy, Server
 from raydml.membership.budget import Budget, Limits, Poisoned, Spent
+from raydml.parallel import fit, unit
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.elastic import Meeting, run_member
 from raydml.training.fleet.keeping import Fleet
@@ -129,9 +130,10 @@ class Driver:
         spec = self._job.spec
         patience = spec.parallel.patience
         policy = Policy(
-            first=self._placement.workers,
-            most=self._placement.maximum,
-            num_slices=spec.batch.virtual_workers,
+            first=fit(spec, self._placement.workers).workers,
+            most=fit(spec, self._placement.maximum).workers,
+            num_slices=spec.batch.virtual_workers * spec.parallel.mesh.cell,
+            unit=unit(spec),
             beat_timeout=patience,
             grace=GRACE,
             lease=0.75 * patience,

@@ -43,7 +43,7 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
     failed: an error, which the authority has been told. Raises nothing that a restart could not mend.
     """
     job = replace(job, resume=None)  # the view says where to go on from; that checkpoint may have been dropped by now
-    group = Group(0, 1, job.spec.batch.virtual_workers)
+    group = Group(0, 1, job.spec.batch.virtual_workers, job.spec.parallel.mesh)
 
     def connect() -> TCPStore:
         store = TCPStore(meeting.authority.host, meeting.store_port, is_master=False, timeout=CONNECT)

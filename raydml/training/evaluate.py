@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from raydml.evaluation import intervals, retrieval, summarise
 from raydml.membership import share
 from raydml.models import embed_tensors
 from raydml.parallel import Group
+from raydml.parallel.group import talking
 from raydml.spec import JobSpec
 
 CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
@@ -28,10 +31,11 @@ def embed_split(
     model.eval()
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     shares = [share(rank, workers.size, len(chunks)) for rank in range(workers.size)]
-    parts = [embed_tensors(model, dataset.tensors(chunks[index])) for index in shares[workers.rank]]
-    if in_step and chunks:
-        for _ in range(max(map(len, shares)) - len(parts)):
-            embed_tensors(model, dataset.tensors(chunks[0]))
+    with talking() if in_step else nullcontext():
+        parts = [embed_tensors(model, dataset.tensors(chunks[index])) for index in shares[workers.rank]]
+        if in_step and chunks:
+            for _ in range(max(map(len, shares)) - len(parts)):
+                embed_tensors(model, dataset.tensors(chunks[0]))
     for module, training in was_training:
         module.training = training
     sizes = [[len(chunks[index]) for index in own] for own in shares]

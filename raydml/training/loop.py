@@ -93,7 +93,7 @@ class Trainer:
         self.exchange = Exchange(spec, self.objective, group)
         self._check_dimension(model, device if spec.parallel.strategy == "ddp" else torch.device("cpu"))
         self.strategy = STRATEGIES[spec.parallel.strategy](model, spec, group, device)
-        self.model = self.strategy.model
+        self.model, self.skeleton = self.strategy.model, model
         self.state = TrainingState(
             self.strategy.held,
             self.objective,

@@ -24,7 +24,7 @@ HEAD = "objective.head"  # the name of a class-parallel head's vectors, which ar
 class Capture:
     """A state as it is saved. On the first worker: its `tensors`, whole, and its SHA-256; on every one its own `parts`.
 
-    `names` are those of all parts of all workers.
+    Of workers that hold the same parts, the first has them to save. `names` are those of all parts of all workers.
     """
 
     tensors: dict[str, Tensor]
@@ -62,7 +62,7 @@ class TrainingState:
         self._names = {id(value): name for name, value in named}
         self.parameters = [value for _, value in named]
         beside = [HEAD] if getattr(objective, "head", None) is not None else []
-        self.optimizer = build_optimizer(spec.train.optimizer, named, beside)
+        self.optimizer = build_optimizer(spec.train.optimizer, named, beside, complete=spread is None)
         self._factors = [group["factor"] for group in self.optimizer.param_groups] if self.optimizer else []
 
     def update(self, gradients: Sequence[Tensor], norm: Tensor | None = None) -> float:
@@ -165,7 +165,7 @@ class TrainingState:
         if self._sharded:
             digests = {name: digest for told in self._group.objects(digests) for name, digest in told.items()}
         sha = self._sha256(tensors, digests) if self._group.rank == 0 else ""
-        return Capture(tensors, parts, sorted(digests), sha)
+        return Capture(tensors, parts if self._group.speaks else {}, sorted(digests), sha)
 
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and bits of all tensors, of the parts' own, of the seed and of the step."""
@@ -209,11 +209,16 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def build_optimizer(
-    spec: OptimizerSpec, named: Sequence[tuple[str, nn.Parameter]], beside: Sequence[str] = ()
+    spec: OptimizerSpec,
+    named: Sequence[tuple[str, nn.Parameter]],
+    beside: Sequence[str] = (),
+    *,
+    complete: bool = True,
 ) -> torch.optim.Optimizer | None:
     """The optimiser of the spec with one group of parameters per learning-rate factor; None without parameters.
 
-    `beside` names what learns by the spec too, but elsewhere.
+    `beside` names what learns by the spec too, but elsewhere. complete: these are all parameters, so that each prefix
+    in `parts` must name one of them.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -222,7 +227,7 @@ def build_optimizer(
         return None
     names = [_part(name) for name in (*(name for name, _ in named), *beside)]
     unused = [prefix for prefix in spec.parts if not any(has_prefix(name, prefix) for name in names)]
-    if unused:
+    if complete and unused:
         raise SpecError(f"train.optimizer.parts: {unused} name no trained parameter; there are {names[:6]}")
     if not groups:
         return None

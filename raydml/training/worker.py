@@ -266,7 +266,7 @@ class Worker:
             return
         digest = save_model(
             self.job.folder / "model",
-            self.trainer.model,  # type: ignore[arg-type]
+            self.trainer.skeleton,  # type: ignore[arg-type]
             self.spec.model,
             self.dataset.input_shape,
             self.dataset.preprocessing,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from raydml.search import Collection
+from raydml.search import DATABASE, Collection
+from raydml.search.writer import writing
 from tests.api.conftest import Connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -221,3 +224,20 @@ async def test_a_collection_that_was_replaced_is_opened_anew(connect: Connect) -
         await client.put("/v1/collections/faces", json={"dimension": 8})
         assert (await client.get("/v1/collections/faces")).json()["points"] == 0
         assert ids(await client.post("/v1/collections/faces/search", json={"vectors": [[1.0] * 8]})) == [[]]
+
+
+async def test_a_write_that_another_process_holds_up_may_be_sent_again_and_damage_is_the_servers_failure(
+    connect: Connect, home: Path
+) -> None:
+    folder, body = home / "collections" / "faces", {"ids": [1], "vectors": [[1.0] * 8]}
+    async with connect(patience=0.05) as client:
+        await filled(client)
+        with writing(folder, 0):
+            busy = await client.post("/v1/collections/faces/points", json=body)
+        after = await client.post("/v1/collections/faces/points", json=body)
+        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
+            connection.execute("UPDATE points SET payload = '{}' WHERE id = 7")
+        damaged = await client.post("/v1/collections/faces/points:get", json={"ids": [7]})
+    assert (busy.status_code, busy.headers["retry-after"], after.status_code) == (503, "1", 200)
+    assert (damaged.status_code, damaged.json()["type"]) == (500, "urn:raydml:problem:collection-damaged")
+    assert "restore it from a snapshot" in damaged.json()["detail"]

@@ -41,7 +41,7 @@ def upsert(client: httpx2.Client, url: str, number: int) -> int:
 
 def ids(home: Path) -> list[int | str]:
     with Collection.open(home / "collections" / "c") as collection:
-        collection.verify()
+        collection.check()
         return collection.ids
 
 

@@ -24,7 +24,7 @@ from raydml.training.record import RunRecord
 from raydml.training.saving import Saver
 from raydml.training.worker import Job, Worker
 from tests.distributed.elastic_harness import elastic_run
-from tests.distributed.harness import run_processes, small_spec, write_images
+from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
 from tests.distributed.test_same_bits import digests
 from tests.distributed.test_sharded_state import losses_of
 from tests.unit.test_heads import CLASSES, DIMENSION, LIBRARY, OWN, batch, home, objective, options_of, vectors, wanted
@@ -193,7 +193,7 @@ def trained(group: Group, given: tuple[str, str]) -> tuple[dict[str, np.ndarray]
     """Train from the start: the model's tensors, whole, of the first worker; own class vectors by part; losses."""
     document, folder = given
     spec = JobSpec.model_validate_json(document)
-    worker = Worker(Job(spec, Path(folder), Path(folder), None), group, torch.device("cpu"))
+    worker = Worker(Job(spec, Path(folder), Path(folder), None), on_its_mesh(group, spec), torch.device("cpu"))
     curve: list[float] = []
 
     def after(report: StepReport) -> bool:
@@ -202,6 +202,10 @@ def trained(group: Group, given: tuple[str, str]) -> tuple[dict[str, np.ndarray]
 
     worker.trainer.run(spec.train.steps, after)
     state = worker.trainer.state
+    digest = state.digest()
+    assert worker.saver.save(state, None, required=True)
+    worker.restore(spec.train.steps)
+    assert state.digest() == digest, "what is saved, each part by one of those who hold it, is what was there"
     saved = state.capture().tensors  # whole on the first worker
     model = {name: value.detach().numpy() for name, value in saved.items() if name.startswith("model.")}
     return model, {name: part["vectors"].numpy() for name, part in state.parts().items()}, curve
@@ -235,11 +239,18 @@ def plain_loop(spec: JobSpec, folder: Path) -> tuple[nn.Module, Tensor, list[flo
     return model, loss_function.W.detach().T, curve
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_run_is_the_plain_loop_of_one_process(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "mesh", "sizes"),
+    [("ddp", {}, (1, 3)), ("fsdp", {}, (3,)), ("tensor", {"tensor": 2}, (4,)), ("pipeline", {"pipeline": 2}, (4,))],
+)
+def test_a_run_is_the_plain_loop_of_one_process(
+    tmp_path: Path, strategy: str, mesh: dict[str, int], sizes: tuple[int, ...]
+) -> None:
+    cnn, mlp = {"kind": "small_cnn", "width": 16}, {"kind": "mlp", "hidden": [16], "batch_norm": False}
+    backbone = mlp if strategy == "tensor" else cnn  # two workers cannot share the three groups of its norms
     spec = small_spec(
         write_images(tmp_path, classes=30),
-        model={"backbone": {"kind": "small_cnn", "width": 16}, "dimension": 8, "batch_norm": "group"},
+        model={"backbone": backbone, "dimension": 8, "batch_norm": "group"},
         loss={"kind": "cosface", "scale": 16, "class_parallel": True},
         train={
             "steps": 5,
@@ -248,10 +259,10 @@ def test_a_run_is_the_plain_loop_of_one_process(tmp_path: Path, strategy: str) -
             "schedule": {"kind": "constant", "warmup_steps": 3},
             "optimizer": {"kind": "adamw", "parts": {"loss": 10}},
         },
-        **{"parallel.precision": "float64", "parallel.strategy": strategy},
+        **{"parallel.precision": "float64", "parallel.strategy": strategy, "parallel.mesh": mesh},
     )
     model, vectors_wanted, curve = plain_loop(spec, tmp_path)
-    for size in (1, 3) if strategy == "ddp" else (3,):
+    for size in sizes:
         results = run_processes(size, trained, (spec.model_dump_json(), str(tmp_path)), tmp_path)
         parts = {name: value for _, part, _ in results for name, value in part.items()}
         found = np.concatenate([value for _, value in sorted(parts.items())])

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from raydml.parallel import Group
 from raydml.spec import JobSpec
+from raydml.training.record import RunRecord, read_lines
 from raydml.training.worker import Job, Worker
+from tests.distributed.elastic_harness import elastic_run
 from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -23,7 +26,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 VIT = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4},
-    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0},
 }
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"backbone": {"kind": "mlp", "hidden": [16, 12], "dropout": 0.1}, "dimension": 8},
@@ -38,10 +41,11 @@ STEPS = 4
 def spec_of(folder: Path, loss: str, model: str, steps: int = STEPS, **parallel: Any) -> JobSpec:
     return small_spec(
         folder / "images.npz",
+        batch={"classes": 6, "samples": 6, "virtual_workers": 9},
         loss=LOSSES[loss],
         model=MODELS[model],
         train={
-            "steps": STEPS,
+            "steps": steps,
             "evaluate_every": 0,
             "clip_norm": 0.5,
             "optimizer": SGD if model == "vit" else {"kind": "adamw"},
@@ -96,7 +100,7 @@ def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...
     def documents(**options: Any) -> dict[str, str]:
         return {name: spec_of(folder, *case, **options).model_dump_json() for name, case in cases.items()}
 
-    wanted = train_all(Group(0, 1, 8), (documents(), str(folder)))
+    wanted = train_all(Group(0, 1, 9), (documents(), str(folder)))
     for size in sizes:
         results = run_processes(size, train_all, (documents(**parallel), str(folder)), folder)
         for rank, found in enumerate(results):
@@ -104,7 +108,7 @@ def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...
                 assert_equal(found[name], wanted[name], f"{name}, {size} workers, worker {rank}")
                 assert wanted[name]["losses"][0] != wanted[name]["losses"][-1], name
                 if size > 1:
-                    assert found[name]["held"] < 0.8 * wanted[name]["held"], f"{name}, {size} workers: all is held"
+                    assert found[name]["held"] < wanted[name]["held"], f"{name}, {size} workers: all is held"
 
 
 EVERY_LOSS = {f"{loss}, mlp": (loss, "mlp") for loss in LOSSES}
@@ -113,7 +117,27 @@ OTHER_MODELS = {"triplet, cnn": ("triplet, semihard", "cnn"), "contrastive, vit"
 
 def test_fsdp_is_one_process_for_each_loss_and_uneven_slices(tmp_path: Path) -> None:
     write_images(tmp_path)
-    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2, 3), strategy="fsdp")
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), strategy="fsdp")
+    check(tmp_path, {"SupCon, mlp": ("SupCon", "mlp")}, (1, 3), strategy="fsdp")
+
+
+def test_bfloat16_stays_near_one_process(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    forms: dict[str, dict[str, Any]] = {
+        "fsdp": {"strategy": "fsdp"},
+        "tensor": {"strategy": "tensor", "mesh": {"tensor": 2}, "memory": "auto"},
+        "pipeline": {"strategy": "pipeline", "mesh": {"pipeline": 2}},
+    }
+
+    def document(**parallel: Any) -> str:
+        return spec_of(tmp_path, "contrastive", "vit", **{**parallel, "precision": "bf16"}).model_dump_json()
+
+    wanted = train_all(Group(0, 1, 9), ({"ddp": document()}, str(tmp_path)))["ddp"]
+    documents = {name: document(**form) for name, form in forms.items()}
+    for found in run_processes(2, train_all, (documents, str(tmp_path)), tmp_path):
+        for name in forms:
+            np.testing.assert_allclose(found[name]["losses"], wanted["losses"], rtol=0.02, err_msg=name)
+            np.testing.assert_allclose(found[name]["norms"], wanted["norms"], rtol=0.1, err_msg=name)
 
 
 def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]]:
@@ -129,19 +153,70 @@ def hand_over(group: Group, given: tuple[list[str], str]) -> list[dict[str, Any]
     return found
 
 
-def test_fsdp_in_all_its_forms_loads_what_another_strategy_saved(tmp_path: Path) -> None:
+def test_each_strategy_goes_on_from_what_another_saved_in_a_grid_of_two_by_two_too(tmp_path: Path) -> None:
     write_images(tmp_path)
     forms: list[dict[str, Any]] = [
         {"strategy": "fsdp", "mesh": {"shard": 2}},
         {"strategy": "ddp"},
+        {"strategy": "tensor", "mesh": {"tensor": 2}},
+        {"strategy": "pipeline", "mesh": {"pipeline": 2, "tensor": 2}},
+        {"strategy": "pipeline", "mesh": {"pipeline": 2}},
         {"strategy": "fsdp", "offload": True, "memory": "recompute"},
         {"strategy": "fsdp", "memory": "auto"},
     ]
-    specs = [spec_of(tmp_path, "ArcFace", "cnn", steps=8, **form) for form in forms]
-    alone = worker_of(Group(0, 1, 8), spec_of(tmp_path, "ArcFace", "cnn", steps=8), tmp_path)
-    wanted = [train(alone, 2 * number) for number in (1, 2, 3, 4)]
+    specs = [spec_of(tmp_path, "ArcFace", "cnn", steps=14, **form) for form in forms]
+    alone = worker_of(Group(0, 1, 9), spec_of(tmp_path, "ArcFace", "cnn", steps=14), tmp_path)
+    wanted = [train(alone, 2 * number) for number in range(1, len(forms) + 1)]
     for rank, found in enumerate(
         run_processes(4, hand_over, ([s.model_dump_json() for s in specs], str(tmp_path)), tmp_path)
     ):
         for form, got, want in zip(forms, found, wanted, strict=True):
             assert_equal(got, want, f"{form}, worker {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    steps = 100
+    spec = spec_of(tmp_path, "contrastive", "mlp", steps=steps, strategy="fsdp")
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"checkpoint_every": 20})})
+    wanted = train(worker_of(Group(0, 1, 9), spec_of(tmp_path, "contrastive", "mlp", steps=steps), tmp_path), steps)
+    with elastic_run(spec, tmp_path / "run", first=2, state="sharded") as fleet:
+        fleet.wait_for_step(2)
+        fleet.start(1)
+        fleet.wait_for_size(3)
+        fleet.wait_for_step(fleet.step() + 3)
+        fleet.kill("worker-00000")
+        fleet.wait_for_size(2)
+        fleet.finish()
+    lines, _ = read_lines(RunRecord(fleet.job.folder).metrics_path)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    np.testing.assert_allclose(losses, wanted["losses"], rtol=1e-6)  # AdamW magnifies what rounding differs
+    assert {"start", "join", "restart"} <= {event.cause for event in fleet.events}
+
+
+def test_tensor_is_one_process_alone_and_times_data_with_the_same_dropout(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    tensor: dict[str, Any] = {"strategy": "tensor", "mesh": {"tensor": 2}}
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **tensor)
+    check(tmp_path, {"triplet, mlp": ("triplet, semihard", "mlp")}, (4,), **tensor)
+
+
+def test_pipeline_is_one_process_for_each_loss_with_the_same_dropout_and_batch_norm(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
+    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **pipeline)
+    check(tmp_path, {"ArcFace, cnn": ("ArcFace", "cnn")}, (4,), **pipeline)
+
+
+def test_so_it_is_for_each_schedule(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
+    for schedule in (
+        {"schedule": "gpipe", "split": [3, 2]},
+        {"schedule": "interleaved", "stages": 2},
+        {"schedule": "zero_bubble"},
+    ):
+        model = "cnn" if schedule["schedule"] == "interleaved" else "mlp"
+        check(tmp_path, {"triplet": ("triplet, semihard", model)}, (2,), **pipeline, pipeline=schedule)

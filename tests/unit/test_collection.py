@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from raydml.errors import CollectionError, ModelMismatch
-from raydml.search import Collection
+from raydml.search import Collection, queries
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.standard_normal((200, 16)).astype(np.float32)
 VECTORS[150:160] = VECTORS[0]
@@ -113,6 +113,27 @@ def test_a_refused_upsert_changes_nothing(tmp_path: Path, ids: Any, vectors: Any
 def test_wrong_searches_are_refused(tmp_path: Path, query: dict[str, Any]) -> None:
     with pytest.raises(CollectionError):
         Collection.open(tmp_path / "c", 2).search(**query)
+
+
+def test_requests_that_are_too_large_or_would_delete_everything_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = filled(tmp_path / "c")
+    monkeypatch.setattr(queries, "_MOST_HITS", 1000)
+    for refused, words in (
+        (lambda: collection.search(VECTORS[:6], k=200), "more than 1,000 hits"),
+        (lambda: collection.search(VECTORS[:1], k=10**9), "from 1 to"),
+        (lambda: collection.delete(filter={}), "an empty filter"),
+        (lambda: collection.delete(), "either ids or filter"),
+        (lambda: collection.upsert([""], VECTORS[:1]), "1 to 1024 characters"),
+        (lambda: collection.upsert(["\ud800"], VECTORS[:1]), "valid Unicode"),
+        (lambda: collection.upsert([1], VECTORS[:1], [{"x": "y" * 2**20}]), "bytes of JSON"),
+        (lambda: collection.recommend([], [1]), "at least one positive"),
+        (lambda: collection.search(images=["absent.png"]), "knows no model"),
+    ):
+        with pytest.raises(CollectionError, match=words):
+            refused()
+    assert len(collection.search(VECTORS[:5], k=200)[0]) == collection.count() == 200
 
 
 def test_batch_is_one_commit_or_none_and_has_one_writer(tmp_path: Path) -> None:

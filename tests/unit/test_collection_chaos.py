@@ -195,7 +195,7 @@ def kill_one(process: subprocess.Popen[str], log: Path, seed: int, delay: float)
         time.sleep(0.001)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     survive(tmp_path, rounds=20, seed=0, longest=0.2)
 

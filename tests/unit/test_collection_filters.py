@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from qdrant_client import QdrantClient, models
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(5)
 COUNT, DIMENSION = 240, 12
 VECTORS = RANDOM.standard_normal((COUNT, DIMENSION)).astype(np.float32)

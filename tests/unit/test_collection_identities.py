@@ -15,7 +15,7 @@ from raydml.errors import CollectionError
 from raydml.search import Collection, identities, insight
 from raydml.search.recall import LiveRecall, wilson
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(11)
 PEOPLE, EACH, DIMENSION = 60, 5, 16
 CENTRES = RANDOM.standard_normal((PEOPLE, DIMENSION))

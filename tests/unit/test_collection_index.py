@@ -12,7 +12,7 @@ from raydml.search import Collection, approximate, compaction
 from raydml.search.nearest import Searched, nearest
 from raydml.search.recall import num_common
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 COUNT, DIMENSION = 6000, 16
 RANDOM = np.random.default_rng(4)
 CENTRES = RANDOM.standard_normal((60, DIMENSION))

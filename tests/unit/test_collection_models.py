@@ -15,7 +15,7 @@ from raydml.errors import CollectionError, ModelMismatch
 from raydml.search import Collection, shadow
 from raydml.search.aliases import REGISTRY, Aliases
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 INPUTS = {f"item {row}": np.random.default_rng(row).standard_normal(6) + 3 * np.eye(6)[row % 6] for row in range(120)}
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from raydml import files
 from raydml.errors import CollectionError, ResourceError
-from raydml.search import Collection, compaction, database, home
+from raydml.search import Collection, compaction, database, home, writer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(1)
 VECTORS = RANDOM.standard_normal((60, 4)).astype(np.float32)
 
@@ -238,12 +238,12 @@ def test_of_two_processes_one_writes_and_the_other_waits_or_is_refused(tmp_path:
     process = context.Process(target=hold, args=(tmp_path / "c", locked, done))
     process.start()
     try:
-        assert locked.wait(50)
+        assert locked.wait(250)
         with pytest.raises(CollectionError, match="another writer"):
             Collection.open(tmp_path / "c", patience=0.05).upsert([1], [[1.0]])
         assert Collection.open(tmp_path / "c").search([[1.0]]) == [[]]
         done.set()
-        Collection.open(tmp_path / "c", patience=50).upsert([1], [[1.0]])
+        Collection.open(tmp_path / "c", patience=250).upsert([1], [[1.0]])
     finally:
         done.set()
         process.join()
@@ -276,6 +276,24 @@ def test_threads_commit_together_and_a_refused_change_harms_no_other(tmp_path: P
     assert set(collection.ids) == {-1, *acknowledged}
     assert len(acknowledged) == 160
     assert len(commits) < 320
+
+
+def test_a_change_that_fails_halfway_is_undone_alone(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "c")
+    expected = content(collection)
+
+    def fails(change: Any) -> None:
+        change.delete([2, "item 3"])
+        raise KeyError("halfway")
+
+    group = [writer.Waiting(lambda change: change.delete([4])), writer.Waiting(fails),
+             writer.Waiting(lambda change: change.delete([6]))]  # fmt: skip
+    collection._writer._commit(group)
+    assert [type(one.error) for one in group] == [type(None), KeyError, type(None)]
+    for gone in (4, 6):
+        del expected[gone]
+    assert content(collection) == expected
+    collection.check()
 
 
 def test_a_named_request_is_done_once_also_after_reopening(tmp_path: Path) -> None:

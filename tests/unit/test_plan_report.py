@@ -19,7 +19,8 @@ from raydml import doctor
 from raydml.cli.tables import plan_table
 from raydml.data import open_dataset
 from raydml.demo import demo_spec
-from raydml.plan import Plan, kept_by_forward, plan
+from raydml.parallel.memory import kept_by_forward
+from raydml.plan import Plan, plan
 from raydml.report import Row, Tile, draw_curves, draw_neighbours, read_metrics
 from raydml.specfile import parse_spec
 

@@ -45,7 +45,7 @@ class Kept:
 
 
 class ShardScores:
-    """Scores of a batch, prepared (B, D), with the best of K vectors of each class; without K > 1 with its vector.
+    """Scores of a batch, prepared (B, D): of the K vectors of a class the best one counts.
 
     `rows` and `places` (b,) say which rows of the batch have their own class here, and its place among the classes.
     """
