@@ -10,7 +10,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import TOO_LARGE, Problem, refuse
+from api.problems import TOO_LARGE, Problem, printable, refuse
 from api.settings import Settings, is_loopback
 
 HEADER = "X-Request-Id"
@@ -46,7 +46,7 @@ class Envelope:
             if not answer.status:
                 await refusal(scope, receive, answer)
         finally:
-            log.info("request", method=scope["method"], path=scope["path"], **answer.facts())
+            log.info("request", method=scope["method"], path=printable(scope["path"]), **answer.facts())
 
     def _check(self, headers: Headers) -> None:
         """What can be refused by its headers alone."""

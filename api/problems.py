@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -104,7 +105,7 @@ def refuse(error: Exception, path: str, request_id: str) -> Response:
     """The error as an answer; one that is the server's own failure is logged with its traceback."""
     problem = of(error)
     if problem.status_code >= 500 and problem.status_code != 503:  # which passes by itself
-        log.error("request failed", path=path, exc_info=error)
+        log.error("request failed", path=printable(path), exc_info=error)
     phrase = HTTPStatus(problem.status_code).phrase
     document = {
         "type": f"urn:raydml:problem:{problem.kind}",
@@ -116,6 +117,11 @@ def refuse(error: Exception, path: str, request_id: str) -> Response:
         **({"errors": problem.errors} if problem.errors else {}),
     }
     return Response(orjson.dumps(document), problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+
+
+def printable(path: str) -> str:
+    """A path for the log: no line ends and no control characters of the client's, and not endless."""
+    return quote(path[:500], safe="/:~")
 
 
 def install(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,12 @@ class Part:
     rows: Segment | Unsealed
     dead: Array  # bool, at least one for each row
 
-    @property
+    @cached_property
     def alive(self) -> Array:
         """Bool (n)."""
         return ~self.dead[: len(self.rows)]
 
-    @property
+    @cached_property
     def num_dead(self) -> int:
         """How many rows are no point's any more."""
         return int(np.count_nonzero(self.dead[: len(self.rows)]))

@@ -117,6 +117,13 @@ async def test_each_request_is_one_line_with_its_id_and_a_failure_has_its_traceb
     assert isinstance(lines[1]["exc_info"], ZeroDivisionError)
 
 
+async def test_a_path_cannot_forge_log_lines(connect: Connect) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with connect() as client:
+            await client.get("/a%0Alevel=error%0D%1b[31m")
+    assert lines[0]["path"] == "/a%0Alevel%3Derror%0D%1B%5B31m"
+
+
 async def test_alive_at_once_and_ready_while_the_folder_is_there(connect: Connect, home: Path) -> None:
     async with connect() as client:
         assert (await client.get("/livez")).json() == {"status": "alive"}

@@ -20,6 +20,8 @@ from raydml.training.process_group import _sockets
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
 
+pytestmark = pytest.mark.timeout(600)
+
 VIT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "patch_size": 4}
 VIT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MESHES: dict[str, dict[str, Any]] = {

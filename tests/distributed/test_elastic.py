@@ -19,6 +19,8 @@ from raydml.training.record import RunRecord, read_lines
 from tests.distributed.elastic_harness import Fault, Fleet, elastic_run
 from tests.distributed.harness import small_spec, write_images
 
+pytestmark = pytest.mark.timeout(900)
+
 STEPS = 120
 TORCH = "torch.distributed"
 TRAIN = {"steps": STEPS, "evaluate_every": 40, "checkpoint_every": 15, "optimizer": {"kind": "adamw", "lr": 0.003}}

@@ -17,6 +17,8 @@ from raydml.training.worker import Job, Worker
 from tests.distributed.elastic_harness import elastic_run
 from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
 
+pytestmark = pytest.mark.timeout(600)
+
 LOSSES: dict[str, dict[str, Any]] = {
     "contrastive": {"kind": "contrastive"},
     "triplet, semihard": {"kind": "triplet", "margin": 0.2, "miner": {"kind": "semihard"}},
@@ -175,7 +177,6 @@ def test_each_strategy_goes_on_from_what_another_saved_in_a_grid_of_two_by_two_t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_path: Path) -> None:
     write_images(tmp_path)
     steps = 100

@@ -125,7 +125,8 @@ def test_a_run_that_lost_its_driver_or_a_part_of_its_ray_goes_on_to_the_same_bit
     if state != "succeeded":  # the workers may have finished without the part that was lost
         wait_until_nothing_moves(folder)
         finish(spec, home)
-        assert not scratch.exists(), "the killed driver's scratch folder went with the next run"
+        # Where only a part of Ray was killed, the rest may still write there: then a later run sweeps it.
+        assert victim != "driver" or not scratch.exists(), "its scratch folder went with the next run"
     assert json.loads((folder / "run.json").read_text())["state_sha256"] == wanted
 
 
