@@ -99,6 +99,7 @@ def test_residuals_are_saved_by_slice_and_other_workers_go_on_with_them(tmp_path
     assert names == [f"compression.residual-{index:05d}" for index in range(8)]
 
 
+@pytest.mark.slow
 def test_a_run_with_residuals_whose_members_come_and_die_ends_with_the_same_bits(tmp_path: Path) -> None:
     spec = spec_of(write_images(tmp_path), "topk", 60)
     with elastic_run(spec, tmp_path / "undisturbed", first=2, state="sharded") as fleet:
@@ -114,6 +115,7 @@ def test_a_run_with_residuals_whose_members_come_and_die_ends_with_the_same_bits
     assert {"start", "join", "restart"} <= {event.cause for event in fleet.events}
 
 
+@pytest.mark.slow
 def test_every_kind_learns_what_uncompressed_gradients_teach(tmp_path: Path) -> None:
     data = write_images(tmp_path)
     ends = {}

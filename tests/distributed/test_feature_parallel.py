@@ -54,6 +54,7 @@ def trained(group: Group, given: tuple[dict[str, str], str]) -> dict[str, tuple[
     return found
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_map_and_the_losses_of_one_process(tmp_path: Path) -> None:
     data = write_images(tmp_path)
     in_float64 = {"parallel.precision": "float64"}

@@ -87,6 +87,7 @@ def peak(group: Group, exchange: str) -> float:
     return alive.most / (ROWS * DIMENSION * 4)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_memory_of_a_ring_falls_with_the_number_of_workers_and_that_of_gathering_does_not(tmp_path: Path) -> None:
     ring, gathered = (
