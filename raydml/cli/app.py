@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "events": runs.events,
     "resize": runs.resize,
     "search": queries.search,
+    "verify": queries.verify,
     "serve": service.serve,
     "doctor": machine.doctor,
 }

@@ -1,4 +1,4 @@
-"""The search command: images, texts, vectors or ids in, the nearest entries of a collection out."""
+"""Commands on a collection: queries in, its nearest entries out; and whether all of it is whole."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def search(
         names = [str(name) for name in image or text or ids or range(len(query.get("vectors", ())))]
         found = runs.open_collection(collection).search(**query, k=k, filter=wanted or None)
         answer({"collection": collection, "results": _documents(names, found)}, hits_table(names, found))
+
+
+def verify(collection: CollectionName, as_json: Json = False) -> None:
+    """Check every byte of a collection: rows, files and their SHA-256, and that they belong together."""
+    with answering(as_json) as answer:
+        from raydml import runs
+
+        with runs.open_collection(collection) as found:
+            found.check()
+            answer({"collection": collection, "whole": True, "points": found.count()}, f"{collection} is whole")
 
 
 def _documents(names: Sequence[str], found: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:

@@ -180,6 +180,20 @@ def test_search_finds_by_vector_and_by_id_within_a_filter(home: Path, tmp_path: 
     assert "label=b" in call("search", "faces", "--id", "one").stdout
 
 
+def test_verify_tells_a_whole_collection_from_one_with_a_flipped_bit(home: Path) -> None:
+    with Collection.open(home / "collections" / "c", 2) as collection:
+        collection.upsert(["a", "b"], [[1, 0], [0, 1]])
+        collection.seal()
+    assert json.loads(call("verify", "c", "--json").stdout) == {"collection": "c", "whole": True, "points": 2}
+    (vectors,) = (home / "collections" / "c").rglob("vectors*")
+    content = bytearray(vectors.read_bytes())
+    content[-1] ^= 1
+    vectors.chmod(0o600)
+    vectors.write_bytes(content)
+    damaged = call("verify", "c")
+    assert damaged.exit_code == 1 and "SHA-256" in damaged.stderr and vectors.name in damaged.stderr
+
+
 def test_search_refuses_what_is_no_vector_and_no_collection(tmp_path: Path, home: Path) -> None:
     Collection.open(home / "collections" / "faces", dimension=2, metric="cosine")
     (tmp_path / "v.npy").write_text("nothing")
