@@ -103,7 +103,12 @@ def _located(spec: JobSpec) -> JobSpec:
     data = _with_absolute_path(spec.data)
     if isinstance(data, ManifestData) and data.text is not None:
         data = data.model_copy(update={"text": _with_absolute_path(data.text)})
-    return spec.model_copy(update={"data": data, "model": model})
+    sampling = spec.batch.sampling
+    if isinstance(sampling, HardClasses) and sampling.negatives is not None:
+        path = str(Path(sampling.negatives).expanduser().absolute())
+        sampling = sampling.model_copy(update={"negatives": path})
+    batch = spec.batch.model_copy(update={"sampling": sampling})
+    return spec.model_copy(update={"data": data, "model": model, "batch": batch})
 
 
 def _with_absolute_path(part: Part) -> Part:

@@ -143,13 +143,18 @@ class Hierarchical(Frozen):
 class HardClasses(Frozen):
     """Classes with those that the model takes for them (hard negative class mining: Sohn, NeurIPS 2016).
 
-    Uniform up to the first refresh.
+    Uniform up to the first refresh, or with those that `negatives` tells of.
     """
 
     kind: Literal["hard_classes"] = "hard_classes"
     neighbours: int = Field(3, ge=1, le=65535, description="m, nearest classes that come along; about P / (1 + m) lead")
     refresh_every: int = Field(200, ge=1, description="steps between looks for the nearest classes")
     images: int = Field(4, ge=1, le=1024, description="training images of a class whose mean embedding stands for it")
+    negatives: str | None = Field(
+        None,
+        min_length=1,
+        description="hard negatives that a collection has exported (JSON lines), for batches before the first refresh",
+    )
 
 
 SamplingSpec = Annotated[Uniform | Frequency | Hierarchical | HardClasses, Field(discriminator="kind")]

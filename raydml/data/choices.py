@@ -130,7 +130,7 @@ def _too_few(num_large: int, num_categories: int, batch: BatchSpec) -> DataError
 class WithNeighbours:
     """Classes in random order, each followed by its nearest ones, until there are P; uniform while none are known.
 
-    neighbours: (C, m) positions in `candidates.numbers`, nearest first; -1 where none are known. What is chosen is
+    neighbours: (C, m) positions in `candidates.numbers`, nearest first; -1 where no more are known. What is chosen is
     shuffled, so that similar classes do not share a slice and its statistics.
     """
 
@@ -142,12 +142,13 @@ class WithNeighbours:
 
     def classes(self, step: int) -> NDArray[np.int64]:
         """See Choice."""
-        if self.neighbours[0, 0] < 0:
+        if (self.neighbours < 0).all():
             return self.passes.classes(step)
         chosen: dict[int, None] = {}
         for leader in drawn(stream_key(self.seed, "leaders", step), len(self.numbers), self.size).tolist():
             if leader not in chosen:
-                chosen |= dict.fromkeys([leader, *self.neighbours[leader].tolist()])
+                known = self.neighbours[leader]
+                chosen |= dict.fromkeys([leader, *known[known >= 0].tolist()])
             if len(chosen) >= self.size:
                 break
         order = permutation(stream_key(self.seed, "places", step), self.size)

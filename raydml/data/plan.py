@@ -9,15 +9,18 @@ it can.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from raydml.data.categories import class_categories
 from raydml.data.choices import CHOICES, Candidates, WithNeighbours
 from raydml.data.dataset import Dataset
+from raydml.data.negatives import exported_neighbours
 from raydml.data.randomness import random_bits, stream_key
 from raydml.errors import DataError
-from raydml.spec import BatchSpec
+from raydml.spec import BatchSpec, HardClasses
 
 
 class SamplingPlan:
@@ -80,6 +83,14 @@ class SamplingPlan:
         self.choice.neighbours = neighbours
         self._latest = (-1, self._usable)
 
+    def begin_with(self, labels: NDArray[np.int64]) -> None:
+        """Take a table of dense training labels, (classes, m), -1 for none; classes that are left out are dropped."""
+        places = np.full(len(labels) + 1, -1)  # of -1: -1
+        places[self._usable] = np.arange(len(self._usable))
+        found = places[labels[self._usable]]
+        order = np.argsort(found < 0, axis=1, kind="stable")
+        self.learn(np.take_along_axis(found, order, axis=1))
+
     def examples(self, step: int, count: int) -> list[NDArray[np.int64]]:
         """Up to `count` positions among the training items for each usable class, drawn by (seed, step, class)."""
         return [self._drawn("example", step, number)[:count] for number in self._usable.tolist()]
@@ -97,8 +108,12 @@ class SamplingPlan:
 
 def sampling_plan(dataset: Dataset, batch: BatchSpec, seed: int) -> SamplingPlan:
     """The plan over the training items of a dataset."""
-    categories = class_categories(dataset) if batch.sampling.kind == "hierarchical" else ()
-    return SamplingPlan(dataset.training_labels, batch, seed, categories)
+    sampling = batch.sampling
+    categories = class_categories(dataset) if sampling.kind == "hierarchical" else ()
+    plan = SamplingPlan(dataset.training_labels, batch, seed, categories)
+    if isinstance(sampling, HardClasses) and sampling.negatives is not None:
+        plan.begin_with(exported_neighbours(Path(sampling.negatives), dataset, sampling.neighbours))
+    return plan
 
 
 def _too_few(batch: BatchSpec, num_classes: int, num_usable: int) -> DataError:

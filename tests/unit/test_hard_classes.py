@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from raydml.data import SamplingPlan
-from raydml.errors import CheckpointError
+from raydml.data import SamplingPlan, open_dataset, sampling_plan
+from raydml.data.negatives import exported_neighbours
+from raydml.errors import CheckpointError, DataError
 from raydml.parallel import Group
+from raydml.search import Collection
+from raydml.search.insight import export_hard_negatives
 from raydml.spec import BatchSpec
 from raydml.training import neighbours
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.neighbours import class_means, nearest_rows
 from raydml.training.worker import Job, Worker
-from tests.distributed.harness import small_spec
+from tests.distributed.harness import small_spec, write_images
 
 LABELS = np.repeat(np.arange(12), 4)
 GROUP, CPU = Group(0, 1, 8), torch.device("cpu")
@@ -194,3 +198,49 @@ def test_hard_classes_that_cannot_be_are_refused_with_the_numbers(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         small_spec(tmp_path, **{"batch.sampling": HARD | sampling})
+
+
+# A table that a collection has exported
+
+
+def test_what_a_collection_exports_leads_the_batches_until_the_first_refresh(tmp_path: Path) -> None:
+    path = write_images(tmp_path, classes=20)
+    spec = small_spec(path, batch={"classes": 6, "samples": 4, "virtual_workers": 4, "sampling": HARD})
+    dataset = open_dataset(spec.data, tmp_path)
+    train = dataset.indices("train")
+    names = [dataset.items.payloads[item]["label"] for item in train]
+    with Collection.open(tmp_path / "c", int(np.prod(dataset.input_shape)), "l2") as collection:
+        collection.upsert(train.tolist(), dataset.raw(train), [{"label": name} for name in names])
+        export_hard_negatives(collection, "label", tmp_path / "negatives.jsonl", k=3)
+    sampling = {**HARD, "negatives": str(tmp_path / "negatives.jsonl"), "refresh_every": 1000}
+    made = sampling_plan(dataset, BatchSpec.model_validate({**spec.batch.model_dump(), "sampling": sampling}), 3)
+
+    counts: dict[str, dict[str, int]] = {}
+    for line in (tmp_path / "negatives.jsonl").read_text().splitlines():
+        item = json.loads(line)
+        for other in item["negatives"]:
+            found = counts.setdefault(item["label"], {})
+            found[other["label"]] = found.get(other["label"], 0) + 1
+    name_of = dict(zip(dataset.training_labels.tolist(), names, strict=True))
+    assert made.neighbours is not None and len(made.neighbours) == len(name_of)
+    for number, row in enumerate(made.neighbours.tolist()):
+        best = sorted(counts[name_of[number]].values(), reverse=True)[: len(row)]
+        assert [counts[name_of[number]][name_of[other]] for other in row] == best
+    leaders = [set(made.neighbours[number].tolist()) for number in range(len(name_of))]
+    for step in range(20):
+        together = set(made.classes(step).tolist())
+        assert sum(leaders[number] <= together for number in together) >= 2, "most come with all of theirs"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), ("{", "not an export"), ('{"label": "x"}', "negatives"), ("", "names no two training")],
+)
+def test_a_file_that_is_no_export_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+    file = tmp_path / "negatives.jsonl"
+    if content is not None:
+        file.write_text(content)
+    spec = small_spec(write_images(tmp_path))
+    dataset = open_dataset(spec.data, tmp_path)
+    with pytest.raises(DataError, match=words):
+        exported_neighbours(file, dataset, 2)
