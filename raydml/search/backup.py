@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from raydml.errors import CollectionError
@@ -23,16 +24,13 @@ def snapshot(folder: Path, target: Path, patience: float) -> None:
         _copy(folder, draft)
 
 
-def restore(source: Path, folder: Path) -> None:
-    """Copy a snapshot to `folder`, which must not hold a collection."""
+def restore(source: Path, folder: Path, check: Callable[[], None]) -> None:
+    """Copy a snapshot to `folder`, which must not hold a collection; `check` raises where the snapshot is damaged."""
     if not home.exists(source):
         raise CollectionError(f"{source} is not a snapshot of a collection")
     if home.exists(folder):
         raise CollectionError(f"{folder} holds a collection: restore to another folder, and remove or rename this one")
-    from raydml.search.store import Store  # which offers this function
-
-    with Store.open(source) as taken:
-        taken.check()
+    check()
     refuse_network(folder)
     with whole_folder(folder) as draft, translating(source):
         _copy(source, draft)

@@ -178,7 +178,12 @@ class Store(Opened):
     @classmethod
     def restore(cls, snapshot: str | Path, path: str | Path) -> Self:
         """A new collection in the folder `path` from a snapshot, every byte checked."""
-        backup.restore(Path(snapshot), Path(path))
+
+        def check() -> None:
+            with cls.open(snapshot) as taken:
+                taken.check()
+
+        backup.restore(Path(snapshot), Path(path), check)
         return cls.open(path)
 
     def _allow(self, reading: Reading, filter: Filter) -> Allowed:
