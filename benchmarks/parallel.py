@@ -4,8 +4,9 @@
 
 A ViT of 50 million parameters on small pictures, multi-similarity over the whole batch, AdamW; two gloo processes of
 one thread. Each case runs in fresh processes, in every round anew. Of the steps after one that is not counted, CPU time
-is the lowest (the workers' mean), wall time too (the slower worker's), and bytes are what the kernel counts on the
-sockets of the worker that sends most. Memory is the fuller worker's peak, above what it held before it built anything.
+is the lowest (the workers' mean), wall time too (the slower worker's), and bytes are the median that the kernel counts
+on the sockets of the worker that sends most. Memory is the fuller worker's peak, above what it held before it built
+anything.
 
 Neither peer knows slices: one forward of all own rows. Both gather the embeddings for the loss, as raydml does, and all
 begin with the same weights and batch: the losses of all steps are compared.
@@ -25,6 +26,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -144,8 +146,8 @@ def work(rank: int, name: str, data: Path, slices: int, repeats: int, store: str
     contender.take(1)
     costs = [step_cost(contender, group) for _ in range(repeats)]
     memory = peak_bytes() - before
-    cpu, wall = (min(values) for values in list(zip(*costs, strict=True))[:2])
-    to.put((Cost(cpu, wall, memory, sum(sent for _, _, sent in costs) / repeats), contender.losses))
+    cpu, wall, sent = zip(*costs, strict=True)
+    to.put((Cost(min(cpu), min(wall), memory, median(sent)), contender.losses))
     formed.leave()
 
 
@@ -188,7 +190,7 @@ def row(name: str, cost: Cost, peer: Cost | None) -> str:
         return f"| {' | '.join([*cells, *[''] * 5])} |"
     cells.append(CASES[name].peer)
     pairs = [(getattr(cost, field), getattr(peer, field)) for field in ("cpu", "wall", "memory", "sent")]
-    return f"| {' | '.join([*cells, *(f'{own / other:.2f}' for own, other in pairs)])} |"
+    return f"| {' | '.join([*cells, *(f'{own / other:.3g}' for own, other in pairs)])} |"
 
 
 def main() -> None:
