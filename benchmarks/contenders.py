@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from pytorch_metric_learning.losses import MultiSimilarityLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydml.data import Dataset, SamplingPlan, slices
@@ -77,8 +77,7 @@ class ByHand:
         batch = spec.batch.model_copy(update={"virtual_workers": group.size})
         self._plan = SamplingPlan(dataset.training_labels, batch, spec.seed)
         model = build_model(spec.model, dataset.input_shape, spec.seed)
-        # Without its broadcast of batch norm's buffers DDP is faster: the stronger peer.
-        self._model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._model = self.wrapped(model)
         self._loss = MultiSimilarityLoss()
         train = spec.train
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=train.optimizer.lr)
@@ -87,6 +86,10 @@ class ByHand:
         )
         self._step = 0
         self.losses: list[float] = []
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model as its workers train it; without its broadcast of batch norm's buffers DDP is faster."""
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def take(self, steps: int) -> float:
         """See Contender."""
@@ -102,7 +105,7 @@ class ByHand:
             labels = torch.from_numpy(self._dataset.training_labels[self._plan.batch(step)])
             self._optimizer.zero_grad()
             loss = self._loss(self._gathered(self._model(inputs)), labels)
-            # Each worker's rows reach only its own weights, and DDP averages: times the number of workers.
+            # Each worker's rows reach only its own weights, and torch averages: times the number of workers.
             (loss * self._group.size).backward()
             self._optimizer.step()
             self._schedule.step()

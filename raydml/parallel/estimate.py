@@ -1,6 +1,6 @@
 """A model and a number of workers in; what a step of each strategy would hold, send and compute out, and the choice.
 
-Formulas and their check against counted bytes: docs/sharing-a-model.md. Figures are of the fullest worker and one step.
+Formulas and their check against counted bytes: docs/scaling.md. Figures are of the fullest worker and one step.
 """
 
 from __future__ import annotations

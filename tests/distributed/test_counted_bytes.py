@@ -1,4 +1,4 @@
-"""The formulas of docs/sharing-a-model.md against what the kernel counts on the sockets of each worker."""
+"""The formulas of docs/scaling.md against what the kernel counts on the sockets of each worker."""
 
 from __future__ import annotations
 
