@@ -1,4 +1,4 @@
-"""A built model and the data's preprocessing in; a refusal out where the one cannot read the other."""
+"""What a built model reads, and a refusal where data's preprocessing gives something else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_inputs(spec: ModelSpec, model: EmbeddingModel, preprocessing: Preproce
     if isinstance(spec.backbone, CustomBackbone):
         return
     backbone, rule = model.backbone, preprocessing.text
-    if rule is None and (isinstance(backbone, NgramBagBackbone) or getattr(backbone, "reads", None) == TOKENS):
+    if rule is None and reads_tokens(model):
         raise SpecError(
             f"model.backbone: {spec.backbone.kind} takes texts here, and this data has {preprocessing.kind}s"
         )
@@ -29,3 +29,8 @@ def check_inputs(spec: ModelSpec, model: EmbeddingModel, preprocessing: Preproce
             f"the tokenizer of data.text has {rule.num_ids} tokens, and the model has vectors for "
             f"{backbone.vocabulary}: name the tokenizer that belongs to the model, or set its vocab_size"
         )
+
+
+def reads_tokens(model: EmbeddingModel) -> bool:
+    """Whether its inputs are numbers of tokens or n-grams, int64."""
+    return isinstance(model.backbone, NgramBagBackbone) or getattr(model.backbone, "reads", None) == TOKENS

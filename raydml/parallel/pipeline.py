@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.errors import SpecError
-from raydml.models import EmbeddingModel, as_input, chain, has_prefix
-from raydml.models.transformers_backbone import TOKENS
+from raydml.models import EmbeddingModel, as_input, chain, has_prefix, reads_tokens
 from raydml.parallel.ddp import DataParallel
 from raydml.parallel.group import Group, Peers, talking
 from raydml.parallel.holding import Held, Holding
@@ -283,8 +282,7 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
 def example_of(model: EmbeddingModel) -> Tensor:
     """One row of zeros."""
     kind = next(model.parameters()).dtype
-    tokens = getattr(model.backbone, "reads", None) == TOKENS
-    return torch.zeros(1, *model.input_shape, dtype=torch.int64 if tokens else kind)
+    return torch.zeros(1, *model.input_shape, dtype=torch.int64 if reads_tokens(model) else kind)
 
 
 def _names(model: nn.Module) -> dict[int, str]:
