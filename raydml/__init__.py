@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raydml.client import AsyncClient, Client
     from raydml.models import load_model
     from raydml.run import evaluate, train
     from raydml.runs import resize
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from raydml.spec import JobSpec
 
 __version__ = "0.1.0"
-__all__ = ["Collection", "JobSpec", "__version__", "evaluate", "load_model", "resize", "train"]
+__all__ = ["AsyncClient", "Client", "Collection", "JobSpec", "__version__", "evaluate", "load_model", "resize", "train"]
 
 _HOMES = {
+    "AsyncClient": "raydml.client",
+    "Client": "raydml.client",
     "Collection": "raydml.search",
     "JobSpec": "raydml.spec",
     "evaluate": "raydml.run",

@@ -10,10 +10,18 @@ RaydmlError
 │   ├── TrainingDiverged   the loss or a gradient is not finite, or exploded
 │   └── Interrupted        stopped on request, state kept
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
-└── CollectionError        a collection refused a request
-    ├── CollectionBusy     another process is writing for longer than was waited
-    ├── CollectionDamaged  a file or a row of it is not what was written
-    └── ModelMismatch      the query was embedded by another model than the collection
+├── CollectionError        a collection refused a request
+│   ├── CollectionBusy     another process is writing for longer than was waited
+│   ├── CollectionDamaged  a file or a row of it is not what was written
+│   └── ModelMismatch      the query was embedded by another model than the collection
+└── ServiceError           a server's answer to a client: `data` has status, problem and request_id
+    ├── RequestRefused     the request is wrong (400, 413, 415, 422, ...)
+    ├── AccessDenied       no key, a wrong key, or one that may not do this (401, 403)
+    ├── NotFound           there is no such thing, or no longer (404, 410)
+    ├── Conflict           what is there does not allow it (409, 412)
+    ├── ServerBusy         nothing was done: as much waits already as may, or it is not ready (429, 503)
+    ├── ServerFailed       the server's own failure (5xx), or an answer that is none of its own
+    └── Unreachable        no answer, or none that is whole
 """
 
 from __future__ import annotations
@@ -93,3 +101,35 @@ class CollectionDamaged(CollectionError):
 
 class ModelMismatch(CollectionError):
     """The query comes from another model than the collection's vectors."""
+
+
+class ServiceError(RaydmlError):
+    """A server refused a request, failed, or cannot be reached."""
+
+
+class RequestRefused(ServiceError):
+    """The request is wrong."""
+
+
+class AccessDenied(ServiceError):
+    """The key is missing or wrong, or may not do this."""
+
+
+class NotFound(ServiceError):
+    """There is no such thing, or no longer."""
+
+
+class Conflict(ServiceError):
+    """What is there does not allow the request."""
+
+
+class ServerBusy(ServiceError):
+    """Nothing was done; the same request may be sent again later."""
+
+
+class ServerFailed(ServiceError):
+    """The server failed; its log says why, under the request's id."""
+
+
+class Unreachable(ServiceError):
+    """No whole answer came; `data` says whether the request was sent."""

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE,
     "models": BASE | {"data"},
     "datasets": {"errors", "files"},
+    "client": {"errors", "spec", "specfile"},
     "starter": BASE | {"data", "specfile"},
     "parallel": BASE | {"membership", "data", "models"},
     "losses": BASE | {"membership", "data", "models", "parallel"},
@@ -45,8 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
-    "cli": UPPER | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
-    "__init__": {"errors", "spec", "models", "search", "run", "runs"},
+    "cli": UPPER
+    | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter", "client"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs", "client"},
 }
 
 # What the command line may load before a command runs.
@@ -65,7 +67,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "resvg_py": ("datasets/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "api": ("cli/service.py",),
+    "api": ("cli/service.py", "client/local.py"),
     "matplotlib": ("data/", "report.py"),
 }
 
@@ -129,6 +131,13 @@ def test_a_reserved_library_is_imported_only_in_its_place(library: str) -> None:
     assert users, f"nothing imports {library}: drop its row"
 
 
+def test_a_client_of_a_server_loads_no_part_of_it() -> None:
+    for path in PACKAGE.glob("client/*.py"):
+        outline = at_import_time(ast.parse(path.read_text()))
+        wrong = {name for name in imported(outline) if name.split(".")[0] in ("api", "numpy", "pandas", "structlog")}
+        assert not wrong, f"{path.name} imports {sorted(wrong)} outside of functions"
+
+
 def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
     for path in [*PACKAGE.glob("cli/*.py"), PACKAGE / "__init__.py"]:
         outline = at_import_time(ast.parse(path.read_text()))
@@ -138,7 +147,12 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["import raydml", "import raydml; raydml.JobSpec", "from raydml.cli import main; main(['--help'])"],
+    [
+        "import raydml",
+        "import raydml; raydml.JobSpec",
+        "import raydml; raydml.Client(); raydml.AsyncClient()",
+        "from raydml.cli import main; main(['--help'])",
+    ],
 )
 def test_neither_torch_nor_ray_is_loaded_by(line: str) -> None:
     check = "import sys; print('LOADED', sorted({'torch', 'ray', 'faiss', 'numpy'} & set(sys.modules)))"

@@ -1,0 +1,74 @@
+"""Server-sent events that go on where they broke off, until the server says that there are no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import httpx2
+
+from raydml.client.calls import Call, failure
+from raydml.client.retries import Retries
+from raydml.client.steps import Answer, Connect, Give, NextEvent, Pause, Plan, Steps
+from raydml.errors import ServerFailed
+
+T = TypeVar("T")
+EVENT_STREAM = "text/event-stream"
+END = "end"  # the event after which nothing comes
+SILENCE = 60.0  # seconds without a byte, after which a connection is given up: servers send comments in between
+
+
+@dataclass(frozen=True)
+class Stream(Plan[T], Generic[T]):
+    """`call` is the GET of the stream, `read` makes an item of an event, and `after` is the id to begin behind."""
+
+    call: Call[Any]
+    read: Callable[[httpx2.ServerSentEvent], T]
+    after: str | None = None
+
+    def steps(self, retries: Retries) -> Steps[None]:
+        """Gives the items; reconnects with Last-Event-ID. Raises ServiceError: NotFound where that id is forgotten.
+
+        Failures are counted anew after each event, and after a connection that held for a while.
+        """
+        last, failures, wanted = self.after, 0, None
+        while True:
+            began = retries.clock()
+            request = replace(self.call.request(**_headers(last)), seconds=SILENCE)
+            outcome: Answer | httpx2.TransportError | None = None
+            try:
+                answer: Answer = yield Connect(request, events=True)
+                if not answer.ok:
+                    outcome = answer
+                else:
+                    _check(answer)
+                    while (event := (yield NextEvent())) is not None:
+                        last, failures, wanted = event.id or last, 0, event.retry
+                        if event.event == END:
+                            return
+                        yield Give(self.read(event))
+            except httpx2.TransportError as error:
+                outcome = error
+            if retries.clock() - began > retries.longest:
+                failures = 0
+            pause = retries.pause(failures, outcome, repeatable=True)
+            if pause is None:
+                raise failure(request, outcome)
+            failures += 1
+            yield Pause(max(pause, (wanted or 0) / 1000))
+
+
+def _headers(last: str | None) -> dict[str, str]:
+    headers = {"Accept": EVENT_STREAM, "Cache-Control": "no-store"}
+    return headers if last is None else {**headers, "Last-Event-ID": last}
+
+
+def _check(answer: Answer) -> None:
+    kind = answer.headers.get("content-type", "")
+    if not kind.startswith(EVENT_STREAM):
+        raise ServerFailed(
+            f"{answer.request.path} was answered by {kind or 'something'} and not by {EVENT_STREAM}: "
+            f"is this URL a raydml server's?",
+            status=answer.status,
+        )
