@@ -32,7 +32,7 @@ class Stream(Plan[T], Generic[T]):
 
         Failures are counted anew after each event, and after a connection that held for a while.
         """
-        last, failures, wanted = self.after, 0, None
+        last, failures, wanted = self.after, 0, 0.0
         while True:
             began = retries.clock()
             request = replace(self.call.request(**_headers(last)), seconds=SILENCE)
@@ -44,10 +44,13 @@ class Stream(Plan[T], Generic[T]):
                 else:
                     _check(answer)
                     while (event := (yield NextEvent())) is not None:
-                        last, failures, wanted = event.id or last, 0, event.retry
+                        last = event.id or last
+                        wanted = wanted if event.retry is None else event.retry / 1000
                         if event.event == END:
                             return
-                        yield Give(self.read(event))
+                        if event.data:  # others only say where to go on, and when
+                            failures = 0
+                            yield Give(self.read(event))
             except httpx2.TransportError as error:
                 outcome = error
             if retries.clock() - began > retries.longest:
@@ -56,7 +59,7 @@ class Stream(Plan[T], Generic[T]):
             if pause is None:
                 raise failure(request, outcome)
             failures += 1
-            yield Pause(max(pause, (wanted or 0) / 1000))
+            yield Pause(max(pause, wanted))
 
 
 def _headers(last: str | None) -> dict[str, str]:

@@ -1,0 +1,260 @@
+"""One suite for the client: of a server and of a folder, blocking and awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raydml import AsyncClient, Client
+from raydml.client.resource import Resource
+from raydml.errors import Conflict, DataError, NotFound, RequestRefused
+from tests.api.conftest import server
+
+pytestmark = pytest.mark.timeout(300)
+VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+PAYLOADS = [{"colour": "red" if row % 4 else "blue", "row": row} for row in range(40)]
+
+
+class Awaited:
+    """An awaited client that is called as one that blocks, so that a test is written once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thing: Any) -> None:
+        self._loop, self._thing = loop, thing
+
+    def __getattr__(self, name: str) -> Any:
+        return self._blocking(getattr(self._thing, name))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._blocking(self._thing[name])
+
+    def _blocking(self, value: Any) -> Any:
+        if isinstance(value, Coroutine):
+            return self._blocking(self._loop.run_until_complete(value))
+        if isinstance(value, AsyncGenerator):
+            return self._items(value)
+        if callable(value):
+            return lambda *arguments, **named: self._blocking(value(*arguments, **named))
+        return Awaited(self._loop, value) if isinstance(value, Resource) else value
+
+    def _items(self, items: AsyncGenerator[Any]) -> Iterator[Any]:
+        try:
+            while (item := self._loop.run_until_complete(anext(items, self))) is not self:
+                yield self._blocking(item)
+        finally:
+            self._loop.run_until_complete(items.aclose())
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of this module."""
+    with server(tmp_path_factory.mktemp("server")) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module", params=["server", "folder"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a client is told: a server's URL, or a folder."""
+    if request.param == "folder":
+        return {"local": tmp_path_factory.mktemp("folder")}
+    return {"url": request.getfixturevalue("url")}
+
+
+@pytest.fixture(scope="module", params=["blocking", "awaited"])
+def client(request: pytest.FixtureRequest, place: dict[str, Any]) -> Iterator[Client]:
+    """Each kind of client, at each place."""
+    if request.param == "blocking":
+        with Client(**place) as client:
+            yield client
+        return
+    loop = asyncio.new_event_loop()
+    awaited = Awaited(loop, AsyncClient(**place))
+    yield awaited  # type: ignore[misc]
+    awaited.close()
+    loop.close()
+
+
+@pytest.fixture
+def name() -> str:
+    """A collection that no other test has."""
+    return f"c-{uuid4().hex}"
+
+
+@pytest.fixture
+def filled(client: Client, name: str) -> Any:
+    """A collection of forty points."""
+    client.collections.create(name, 4)
+    client.collections[name].upsert(range(40), VECTORS, PAYLOADS)
+    return client.collections[name]
+
+
+def slow(query: Any, k: int, rows: Any = range(40)) -> list[int]:
+    """Ids of the nearest rows by cosine, by a loop."""
+
+    def cosine(row: int) -> float:
+        q, v = np.asarray(query, float), VECTORS[row].astype(float)
+        return float(q @ v / np.sqrt((q @ q) * (v @ v)))
+
+    return sorted(rows, key=lambda row: (-cosine(row), row))[:k]
+
+
+def ids(results: Any) -> list[list[int]]:
+    return [[hit.id for hit in hits] for hits in results]
+
+
+def test_a_server_says_that_it_lives(client: Client) -> None:
+    assert client.alive() and client.ready()
+
+
+def test_collections_are_made_described_listed_and_removed(client: Client, name: str) -> None:
+    made = client.collections.create(name, 3, "l2")
+    assert (made.name, made.dimension, made.metric, made.points) == (name, 3, "l2", 0)
+    assert client.collections.create(name, 3).lsn == client.collections.get(name).lsn == made.lsn
+    with pytest.raises(Conflict, match="dimension 3"):
+        client.collections.create(name, 4)
+    others = [f"{name}-{number}" for number in range(3)]
+    for other in others:
+        client.collections.create(other, 1)
+    listed = list(client.collections.list(page_size=2))  # several pages
+    assert listed == sorted(listed) and {name, *others} <= set(listed)
+    for other in [*others, name]:
+        client.collections.delete(other)
+    with pytest.raises(NotFound, match="no collection or alias") as caught:
+        client.collections.get(name)
+    assert caught.value.data["status"] == 404 and caught.value.data["problem"] == "no-such-collection"
+    assert caught.value.data["request_id"]
+
+
+def test_hits_are_those_of_a_loop_for_arrays_and_for_lists(filled: Any) -> None:
+    queries = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    expected = [slow(query, 5) for query in queries]
+    assert ids(filled.search(queries, k=5)) == ids(filled.search(queries.tolist(), k=5)) == expected
+    found = filled.search(queries, k=2, with_vectors=True)
+    assert found[0][0].vector.tolist() == VECTORS[found[0][0].id].tolist()
+    assert found[0][0].payload == PAYLOADS[found[0][0].id]
+    blue = filled.search(queries, k=4, filter={"colour": "blue"})
+    assert ids(blue) == [slow(query, 4, range(0, 40, 4)) for query in queries]
+    groups = filled.search(queries, k=9, group_by="colour", exact=True)
+    assert all(len(hits) == 2 for hits in groups)
+    assert ids(filled.search(ids=[7], k=2)) == [slow(VECTORS[7], 3)[1:]]
+
+
+def test_a_batch_is_what_each_search_would_be_alone(filled: Any) -> None:
+    together = filled.search_batch([{"vectors": VECTORS[:2], "k": 3}, {"ids": [5], "k": 2, "with_vectors": True}])
+    assert ids(together[0]) == ids(filled.search(VECTORS[:2], k=3))
+    assert ids(together[1]) == ids(filled.search(ids=[5], k=2))
+    assert together[1][0][0].vector.tolist() == VECTORS[together[1][0][0].id].tolist()
+
+
+def test_an_array_of_another_dimension_is_refused_though_its_bytes_would_fit(filled: Any) -> None:
+    with pytest.raises(DataError, match="another dimension"):
+        filled.search(np.ones((2, 2), np.float32))
+    with pytest.raises(RequestRefused):
+        filled.upsert([100, 101], np.ones((2, 2), np.float32))
+    with pytest.raises(DataError, match="2 ids and 3 vectors"):
+        filled.upsert([100, 101], np.ones((3, 4), np.float32))
+    with pytest.raises(DataError, match="exactly one"):
+        filled.search(VECTORS, ids=[1])
+
+
+def test_points_are_read_changed_paged_and_removed(filled: Any) -> None:
+    assert [point.id for point in filled.scroll(page_size=7)] == list(range(40))
+    wanted = [point.id for point in filled.scroll({"colour": "blue"}, page_size=3)]
+    assert wanted == list(range(0, 40, 4))
+    assert [point.vector.tolist() for point in filled.get([3, 1], with_vectors=True)] == VECTORS[[3, 1]].tolist()
+    assert filled.set_payload([3], {"name": "Ada"}).points == 1
+    assert filled.get([3])[0].payload == {**PAYLOADS[3], "name": "Ada"}
+    assert filled.set_payload([3], {"name": "Ada"}, merge=False).points == 1
+    assert filled.get([3])[0].payload == {"name": "Ada"}
+    gone = filled.delete([3, 99])
+    assert (gone.points, filled.count()) == (1, 39)
+    assert filled.delete(filter={"colour": "blue"}).points == 10
+    assert filled.describe().points == filled.stats().points == 29
+    with pytest.raises(RequestRefused, match=r"\[3\]"):
+        filled.get([3], min_lsn=gone.lsn)
+    with pytest.raises(Conflict, match="lsn"):
+        filled.get([1], min_lsn=gone.lsn + 100)
+
+
+def test_a_named_change_is_done_once_and_refused_with_another_body(filled: Any) -> None:
+    first = filled.upsert([50], VECTORS[:1], request="load-1")
+    assert filled.upsert([50], VECTORS[:1], request="load-1") == first
+    assert filled.upsert([50], VECTORS[:1]) > first  # each call has a name of its own
+    with pytest.raises(RequestRefused):
+        filled.upsert([51], VECTORS[:1], request="load-1")
+
+
+def test_values_of_a_field_are_counted(filled: Any) -> None:
+    filled.index_payload("colour")
+    assert [(value.value, value.points) for value in filled.facet("colour")] == [("red", 30), ("blue", 10)]
+    assert [value.value for value in filled.facet("colour", limit=1)] == ["red"]
+
+
+def test_neighbours_say_who_and_what_a_query_is(client: Client, name: str) -> None:
+    random = np.random.default_rng(2)
+    centres = np.eye(4) * 10
+    vectors = np.concatenate([centre + random.standard_normal((20, 4)) * 0.2 for centre in centres])
+    client.collections.create(name, 4)
+    people: Any = client.collections[name]
+    people.upsert(range(80), vectors, [{"who": f"p{row // 20}"} for row in range(80)])
+    (label,) = people.classify("who", centres[1:2], k=5)
+    assert (label.label, label.share, len(label.hits)) == ("p1", 1.0, 5)
+    threshold = people.calibrate("who", "pairs", 0.1)
+    assert threshold.field == "who" and threshold.false_accept_rate <= 0.2
+    assert [verdict.same for verdict in people.verify([(0, 1), (0, 70)], threshold)] == [True, False]
+    known = people.calibrate("who", "identify", 0.2)
+    assert people.identify(known, ids=[25])[0].identity == "p1"
+    assert people.recommend([41, 42], [1], k=3)[0].payload == {"who": "p2"}
+    groups = people.duplicates(0.9)
+    assert sorted(map(len, groups)) == [20, 20, 20, 20]
+
+
+def test_snapshots_and_aliases_lead_to_collections(client: Client, filled: Any, name: str) -> None:
+    filled.snapshots.create("before")
+    filled.delete(range(30))
+    assert filled.snapshots.list() == ["before"]
+    with pytest.raises(Conflict, match="taken"):
+        filled.snapshots.create("before")
+    assert filled.snapshots.restore("before", f"{name}-old").points == 40
+    filled.snapshots.delete("before")
+    assert filled.snapshots.list() == []
+    seen = client.aliases.get().generation
+    switched = client.aliases.switch({f"{name}-now": name}, expected=seen)
+    assert client.collections[f"{name}-now"].count() == 10
+    client.aliases.switch({f"{name}-now": f"{name}-old"}, expected=switched.generation)
+    assert client.collections[f"{name}-now"].count() == 40
+    with pytest.raises(Conflict, match="generation"):
+        client.aliases.switch({f"{name}-now": name}, expected=seen)
+    assert client.aliases.roll_back().aliases[f"{name}-now"] == name
+    client.aliases.switch({f"{name}-now": None})
+    assert f"{name}-now" not in client.aliases.get().aliases
+
+
+def test_an_image_is_sent_as_bytes_or_as_a_file(filled: Any, tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(picture, "PNG")
+    (tmp_path / "query.png").write_bytes(picture.getvalue())
+    for image in (picture.getvalue(), tmp_path / "query.png"):
+        with pytest.raises(RequestRefused, match="no model"):  # it arrived, and this collection cannot embed it
+            filled.search(images=[image])
+    with pytest.raises(DataError, match="cannot be read"):
+        filled.search(images=[tmp_path / "none.png"])
+
+
+@pytest.mark.parametrize("wrong", [{"n": float("nan")}, {"n": {1, 2}}], ids=["nan", "set"])
+def test_what_json_cannot_say_is_refused_before_it_is_sent(filled: Any, wrong: Any) -> None:
+    with pytest.raises(DataError, match="cannot be sent"):
+        filled.upsert([1], [[1, 2, 3, 4]], [wrong])
+
+
+def test_names_cannot_lead_to_other_paths(client: Client) -> None:
+    for name in ("../aliases", "a/points", "a?b", "ä", "a#b"):
+        with pytest.raises((RequestRefused, NotFound)):
+            client.collections.get(name)
