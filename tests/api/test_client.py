@@ -200,20 +200,20 @@ def test_values_of_a_field_are_counted(filled: Any) -> None:
 def test_neighbours_say_who_and_what_a_query_is(client: Client, name: str) -> None:
     random = np.random.default_rng(2)
     centres = np.eye(4) * 10
-    vectors = np.concatenate([centre + random.standard_normal((20, 4)) * 0.2 for centre in centres])
+    vectors = np.concatenate([centre + random.standard_normal((30, 4)) * 0.2 for centre in centres])
     client.collections.create(name, 4)
     people: Any = client.collections[name]
-    people.upsert(range(80), vectors, [{"who": f"p{row // 20}"} for row in range(80)])
+    people.upsert(range(120), vectors, [{"who": f"p{row // 30}"} for row in range(120)])
     (label,) = people.classify("who", centres[1:2], k=5)
     assert (label.label, label.share, len(label.hits)) == ("p1", 1.0, 5)
     threshold = people.calibrate("who", "pairs", 0.1)
     assert threshold.field == "who" and threshold.false_accept_rate <= 0.2
     assert [verdict.same for verdict in people.verify([(0, 1), (0, 70)], threshold)] == [True, False]
     known = people.calibrate("who", "identify", 0.2)
-    assert people.identify(known, ids=[25])[0].identity == "p1"
-    assert people.recommend([41, 42], [1], k=3)[0].payload == {"who": "p2"}
+    assert people.identify(known, ids=[35])[0].identity == "p1"
+    assert people.recommend([61, 62], [1], k=3)[0].payload == {"who": "p2"}
     groups = people.duplicates(0.9)
-    assert sorted(map(len, groups)) == [20, 20, 20, 20]
+    assert sorted(map(len, groups)) == [30, 30, 30, 30]
 
 
 def test_snapshots_and_aliases_lead_to_collections(client: Client, filled: Any, name: str) -> None:
