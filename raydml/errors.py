@@ -13,7 +13,9 @@ RaydmlError
 │   ├── JobNotFound        there is none of this id, or none that the caller may see
 │   ├── JobConflict        its state does not allow what was asked
 │   ├── JobChanged         somebody changed it since the caller looked
-│   └── LeaseLost          another supervisor has taken over
+│   ├── LeaseLost          another supervisor has taken over
+│   ├── JobEnded           it ended in another state than the one that was waited for
+│   └── WaitedTooLong      it is not yet in the state that was waited for; it goes on
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
 ├── CollectionError        a collection refused a request
 │   ├── CollectionBusy     another process is writing for longer than was waited
@@ -106,6 +108,14 @@ class JobChanged(JobError):
 
 class LeaseLost(JobError):
     """Another supervisor acts; this one must not."""
+
+
+class JobEnded(JobError):
+    """The job ended in another state than the one that was waited for."""
+
+
+class WaitedTooLong(JobError):
+    """The job is not yet in the state that was waited for; it goes on."""
 
 
 class CheckpointError(RaydmlError):

@@ -33,7 +33,7 @@ class Call(Plan[T], Generic[T]):
     template: str
     read: Callable[[Any], T]
     names: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, Any] = field(default_factory=dict)  # None is left out
+    query: Mapping[str, Any] = field(default_factory=dict)  # None is left out, a tuple is said value by value
     body: Any = None  # a document
     content: bytes | None = None  # or bytes as they are
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Call(Plan[T], Generic[T]):
     def request(self, **headers: str) -> Request:
         """As it is sent."""
         path = self.template.format_map({name: quote(str(value), safe="") for name, value in self.names.items()})
-        query = urlencode([(name, _text(value)) for name, value in self.query.items() if value is not None])
+        query = urlencode([(name, _text(value)) for name, given in self.query.items() for value in _each(given)])
         content, kind = (self.content, None) if self.body is None else bodies.encoded(self.body)
         given = {
             "Accept": bodies.JSON,
@@ -112,6 +112,17 @@ class Recipe(Plan[T], Generic[T]):
         yield Give((yield from self.make(retries)))
 
 
+@dataclass(frozen=True)
+class Flow(Plan[T], Generic[T]):
+    """Several calls and streams with many items, which `make` gives."""
+
+    make: Callable[[Retries], Steps[None]]
+
+    def steps(self, retries: Retries) -> Steps[None]:
+        """Gives the items."""
+        yield from self.make(retries)
+
+
 def failure(request: Request, outcome: Answer | httpx2.TransportError | None) -> Exception:
     """The error of an outcome that is not to be tried again."""
     if isinstance(outcome, Answer):
@@ -123,6 +134,11 @@ def failure(request: Request, outcome: Answer | httpx2.TransportError | None) ->
 
 def nothing(_: Any) -> None:
     """`read` of an answer that has no body."""
+
+
+def _each(given: Any) -> tuple[Any, ...]:
+    """The values of one name in a query string."""
+    return given if isinstance(given, tuple) else () if given is None else (given,)
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ import httpx2
 from raydml import __version__
 from raydml.client.calls import Call
 from raydml.client.collections import Collections
+from raydml.client.jobs import Jobs
 from raydml.client.resource import Resource, S, operation
 from raydml.client.retries import Retries
 from raydml.client.senders import AsyncSender, Sender
@@ -34,9 +35,19 @@ class API(Resource[S]):
         return Collections(self.sender)
 
     @property
+    def jobs(self) -> Jobs[S]:
+        """Jobs that train."""
+        return Jobs(self.sender)
+
+    @property
     def aliases(self) -> AliasTable[S]:
         """Names that point to collections."""
         return AliasTable(self.sender)
+
+    @property
+    def schemas(self) -> Schemas[S]:
+        """JSON Schemas of what the server takes and gives."""
+        return Schemas(self.sender)
 
     @operation
     def alive(self) -> Call[bool]:
@@ -47,6 +58,20 @@ class API(Resource[S]):
     def ready(self) -> Call[bool]:
         """Whether requests can be served; ServerBusy where they cannot."""
         return Call("GET", "/readyz", lambda read: read["status"] == "ready")
+
+
+class Schemas(Resource[S]):
+    """JSON Schemas by name."""
+
+    @operation
+    def list(self) -> Call[Any]:
+        """Their names; `job` is that of a spec."""
+        return Call("GET", "/v1/schemas", lambda read: read["schemas"])
+
+    @operation
+    def get(self, name: str) -> Call[dict[str, Any]]:
+        """One of them."""
+        return Call("GET", "/v1/schemas/{schema}", dict, {"schema": name})
 
 
 class Client(API[Sender]):
@@ -119,10 +144,10 @@ class AsyncClient(API[AsyncSender]):
 
 def _connection(url: str | None, key: str | None, local: object, timeout: float) -> dict[str, Any]:
     """What httpx2's clients are told. Raises SpecError; the key is not shown."""
-    if local is not None and (url or key):
-        raise SpecError("give url= and key=, or local=, not both")
+    if local is not None and url:
+        raise SpecError("give url=, or local=, not both")
     url = DEFAULT_URL if local is not None else url or os.environ.get(URL) or DEFAULT_URL
-    key = None if local is not None else key or os.environ.get(KEY)
+    key = key or (os.environ.get(KEY) if local is None else None)
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

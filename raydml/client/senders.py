@@ -153,9 +153,13 @@ def advance(steps: Steps[None], reply: Any, error: Exception | None) -> Step | N
 
 def built(http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
     """The request with the client's URL, key and timeouts."""
-    timeout = http.timeout if request.seconds is None else httpx2.Timeout(http.timeout, read=request.seconds)
+    timeout = http.timeout.as_dict() | ({} if request.seconds is None else {"read": request.seconds})
     return http.build_request(
-        request.method, request.path, headers=request.headers, content=request.content, timeout=timeout
+        request.method,
+        request.path,
+        headers=request.headers,
+        content=request.content,
+        timeout=httpx2.Timeout(**timeout),
     )
 
 

@@ -21,16 +21,21 @@ SILENCE = 60.0  # seconds without a byte, after which a connection is given up: 
 
 @dataclass(frozen=True)
 class Stream(Plan[T], Generic[T]):
-    """`call` is the GET of the stream, `read` makes an item of an event, and `after` is the id to begin behind."""
+    """`call` is the GET of the stream, `read` makes items of events' data, `after` is the id to begin behind."""
 
     call: Call[Any]
-    read: Callable[[httpx2.ServerSentEvent], T]
+    read: Callable[[str], T]
     after: str | None = None
 
     def steps(self, retries: Retries) -> Steps[None]:
-        """Gives the items; reconnects with Last-Event-ID. Raises ServiceError: NotFound where that id is forgotten.
+        """Gives the items."""
+        yield from self.follow(retries)
 
-        Failures are counted anew after each event, and after a connection that held for a while.
+    def follow(self, retries: Retries) -> Steps[str]:
+        """Gives the items; comes back with what the end says. Reconnects with Last-Event-ID.
+
+        Failures are counted anew after each event, and after a connection that held for a while. Raises ServiceError:
+        NotFound where the id is forgotten.
         """
         last, failures, wanted = self.after, 0, 0.0
         while True:
@@ -47,10 +52,10 @@ class Stream(Plan[T], Generic[T]):
                         last = event.id or last
                         wanted = wanted if event.retry is None else event.retry / 1000
                         if event.event == END:
-                            return
+                            return str(event.data)
                         if event.data:  # others only say where to go on, and when
                             failures = 0
-                            yield Give(self.read(event))
+                            yield Give(self.read(event.data))
             except httpx2.TransportError as error:
                 outcome = error
             if retries.clock() - began > retries.longest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,42 +14,13 @@ import pytest
 from PIL import Image
 
 from raydml import AsyncClient, Client
-from raydml.client.resource import Resource
 from raydml.errors import Conflict, DataError, NotFound, RequestRefused
+from tests.api.awaited import Awaited
 from tests.api.conftest import server
 
 pytestmark = pytest.mark.timeout(300)
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 PAYLOADS = [{"colour": "red" if row % 4 else "blue", "row": row} for row in range(40)]
-
-
-class Awaited:
-    """An awaited client that is called as one that blocks, so that a test is written once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, thing: Any) -> None:
-        self._loop, self._thing = loop, thing
-
-    def __getattr__(self, name: str) -> Any:
-        return self._blocking(getattr(self._thing, name))
-
-    def __getitem__(self, name: str) -> Any:
-        return self._blocking(self._thing[name])
-
-    def _blocking(self, value: Any) -> Any:
-        if isinstance(value, Coroutine):
-            return self._blocking(self._loop.run_until_complete(value))
-        if isinstance(value, AsyncGenerator):
-            return self._items(value)
-        if callable(value):
-            return lambda *arguments, **named: self._blocking(value(*arguments, **named))
-        return Awaited(self._loop, value) if isinstance(value, Resource) else value
-
-    def _items(self, items: AsyncGenerator[Any]) -> Iterator[Any]:
-        try:
-            while (item := self._loop.run_until_complete(anext(items, self))) is not self:
-                yield self._blocking(item)
-        finally:
-            self._loop.run_until_complete(items.aclose())
 
 
 @pytest.fixture(scope="module")
