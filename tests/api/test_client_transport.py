@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from tests.api.awaited import Awaited
 from tests.api.scripted import CHUNKED, HOLD, Script, answer, chunk, events, problem, scripted
 
 pytestmark = pytest.mark.timeout(60)
-QUICK = Retries(times=3, first=0.001, longest=0.002)
+QUICK = Retries(times=3, first=0.001, longest=0.002, clock=lambda: 0.0)
 LOST = b""  # the connection is closed without an answer
 JOB = {
     "id": "job_1", "project": "prj", "name": "glyphs", "labels": {}, "priority": 0, "state": "running", "reason": None,
@@ -148,7 +150,15 @@ def test_a_stream_that_never_says_anything_is_given_up(ask: Ask) -> None:
     assert next(items).seq == 1
     with pytest.raises(Unreachable):
         next(items)
-    assert len(script.seen) == 1 + 1 + QUICK.times
+    assert len(script.seen) == 1 + QUICK.times
+
+
+def test_a_connection_that_held_for_a_while_is_no_failure_though_it_said_nothing(ask: Ask) -> None:
+    silent = events(": still here\n\n")
+    an_hour_later = replace(QUICK, clock=itertools.count(step=3600).__next__)
+    client, script = ask(*[silent] * 9, events(END, whole=True), retries=an_hour_later)
+    assert list(client.jobs["job_1"].events()) == []
+    assert len(script.seen) == 10
 
 
 @pytest.mark.parametrize(
