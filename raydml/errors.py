@@ -9,6 +9,11 @@ RaydmlError
 │   ├── StaleView          a member was given a view of its group that no longer holds
 │   ├── TrainingDiverged   the loss or a gradient is not finite, or exploded
 │   └── Interrupted        stopped on request, state kept
+├── JobError               a job of a server refused a request
+│   ├── JobNotFound        there is none of this id, or none that the caller may see
+│   ├── JobConflict        its state does not allow what was asked
+│   ├── JobChanged         somebody changed it since the caller looked
+│   └── LeaseLost          another supervisor has taken over
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
 └── CollectionError        a collection refused a request
     ├── CollectionBusy     another process is writing for longer than was waited
@@ -73,6 +78,26 @@ class TrainingDiverged(RunError):
 
 class Interrupted(RunError):
     """The run was stopped on request; its state is kept."""
+
+
+class JobError(RaydmlError):
+    """A job of a server refused a request; nothing was changed."""
+
+
+class JobNotFound(JobError):
+    """There is no such job, or none that the caller may see."""
+
+
+class JobConflict(JobError):
+    """The job's state does not allow it."""
+
+
+class JobChanged(JobError):
+    """The job is of another version than the caller saw."""
+
+
+class LeaseLost(JobError):
+    """Another supervisor acts; this one must not."""
 
 
 class CheckpointError(RaydmlError):

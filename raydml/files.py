@@ -26,6 +26,10 @@ from raydml.errors import ResourceError
 TEMPORARY = ".tmp-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "beegfs"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.ceph", "fuse.juicefs"}
+)
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 # A disk that is full or read-only, and storage that does not answer.
 _DISK_ERRORS = frozenset(
@@ -149,6 +153,21 @@ def digest_of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def network_file_system(folder: Path, mounts: str | None = None) -> str | None:
+    """Which network file system the folder lies on, if it is one: its locks cannot be trusted between machines.
+
+    `mounts` is the text of /proc/self/mounts; without that file (not Linux) nobody can tell.
+    """
+    source = Path("/proc/self/mounts")
+    if mounts is None and not source.exists():
+        return None
+    lines = [line.split() for line in (mounts if mounts is not None else source.read_text()).splitlines()]
+    absolute = folder.absolute().resolve()
+    holding = [(len(fields[1]), fields[2]) for fields in lines if absolute.is_relative_to(_unescaped(fields[1]))]
+    kind = max(holding)[1] if holding else ""
+    return kind if kind in _NETWORK else None
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make renames and new names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -160,6 +179,12 @@ def sync_folder(folder: str | Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"  # without the name, which may already be as long as allowed
+
+
+def _unescaped(path: str) -> Path:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\134", "\\")):
+        path = path.replace(code, character)
+    return Path(path)
 
 
 def _make_folder(folder: Path) -> None:

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from raydml.errors import CollectionBusy, CollectionDamaged, CollectionError, ResourceError
+from raydml.files import network_file_system
 
 DATABASE = "collection.sqlite"
 _BUSY = 10.0  # seconds that SQLite itself waits for a lock of its own
-_NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "gpfs", "beegfs"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.ceph", "fuse.juicefs"}
-)
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 # A point's `written` is the sequence number of its vector, and names the one row, in one segment, that holds it.
@@ -113,26 +110,11 @@ def damaged(path: Path, how: str) -> CollectionDamaged:
 
 
 def refuse_network(folder: Path, mounts: str | None = None) -> None:
-    """CollectionError where the folder lies on a network file system, whose locks SQLite cannot trust.
-
-    `mounts` is the text of /proc/self/mounts; without that file (not Linux) nothing is refused.
-    """
-    source = Path("/proc/self/mounts")
-    if mounts is None and not source.exists():
-        return
-    lines = [line.split() for line in (mounts if mounts is not None else source.read_text()).splitlines()]
-    absolute = folder.absolute().resolve()
-    holding = [(len(fields[1]), fields[2]) for fields in lines if absolute.is_relative_to(_unescaped(fields[1]))]
-    kind = max(holding)[1] if holding else ""
-    if kind in _NETWORK:
+    """CollectionError where the folder lies on a network file system, whose locks SQLite cannot trust."""
+    kind = network_file_system(folder, mounts)
+    if kind is not None:
         raise CollectionError(
             f"{folder} is on a network file system ({kind}), where two machines could write at once and acknowledged "
             f"vectors be lost: keep collections on a local disk",
             kind=kind,
         )
-
-
-def _unescaped(path: str) -> Path:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\134", "\\")):
-        path = path.replace(code, character)
-    return Path(path)

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
+    "jobs": UPPER | {"specfile", "run", "runs"},
     "cli": UPPER | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs"},
 }
@@ -63,6 +64,8 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "tokenizers": ("data/text.py",),
     "fontTools": ("datasets/",),
     "resvg_py": ("datasets/",),
+    "sqlalchemy": ("jobs/",),
+    "alembic": ("jobs/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "api": ("cli/service.py",),
