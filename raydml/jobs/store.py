@@ -242,6 +242,12 @@ class JobStore:
             query = select(EventRow).where(EventRow.job_id == job, EventRow.seq > after).order_by(EventRow.seq)
             return tuple(map(event_of, session.scalars(query.limit(min(limit, MOST)))))
 
+    def events_of_type(self, job: str, type: str) -> tuple[Event, ...]:
+        """All events of one type, in order."""
+        query = select(EventRow).where(EventRow.job_id == job, EventRow.type == type).order_by(EventRow.seq)
+        with self.database.reading() as session:
+            return tuple(map(event_of, session.scalars(query)))
+
     def metrics(self, job: str, after: int = 0, limit: int = 100, project: str | None = None) -> tuple[Metric, ...]:
         """Lines of training behind number `after`, in order; a step that was taken again comes again."""
         with self.database.reading() as session:
