@@ -8,34 +8,57 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api import aliases, collections, health, identities, openapi, points, problems, search, snapshots
+from api import (
+    aliases,
+    artifacts,
+    collections,
+    health,
+    identities,
+    job_parts,
+    job_streams,
+    job_verbs,
+    jobs,
+    openapi,
+    points,
+    problems,
+    schemas,
+    search,
+    snapshots,
+)
 from api.envelope import Envelope
 from api.service import Service
 from api.settings import Settings
 from raydml import __version__
 
+# The first is found the fastest.
+PARTS = (
+    search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
+    schemas, health,
+)  # fmt: skip
+
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its folder, `settings.home`, is made when it starts."""
+    """The application; its folder, `settings.home`, and its database are made when it starts."""
+    service = Service(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        service.open()
         yield
-        app.state.service.close()
+        await service.close()
 
     app = FastAPI(
         title="raydml",
         version=__version__,
-        description="Durable collections of vectors, searched by the model that made them.",
+        description="Jobs that train embedding models; durable collections of vectors, searched by these models.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
         lifespan=lifespan,
     )
-    app.state.service = Service(settings)
+    app.state.service = service
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    for part in (search, points, identities, collections, snapshots, aliases, health):  # the first is found the fastest
+    for part in PARTS:
         app.include_router(part.router)
     app.add_middleware(Envelope, settings=settings)
     problems.install(app)

@@ -8,11 +8,13 @@ from typing import Annotated, TypeVar
 import structlog
 from fastapi import Depends, Path, Request
 
+from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
 from api.settings import Settings
 from api.store import NAME, Store
 from api.tasks import Tasks
+from raydml.jobs.database import Database
 from raydml.search import Collection
 
 log = structlog.get_logger()
@@ -25,11 +27,18 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.database = Database(settings.database_url)
         self.store = Store(settings.home, settings.patience)
         self.tasks = Tasks(settings.max_waiting_tasks)
         self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
         self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
+        self.jobs = JobDesk(settings, self.database, self.tasks)
+
+    def open(self) -> None:
+        """Make the server's folder, and bring its database up to date."""
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        self.database.migrate()
 
     async def collection(self, name: str) -> Collection:
         """The collection of this name or alias. Raises Problem 404 where there is none."""
@@ -45,11 +54,13 @@ class Service:
 
         return await self.tasks.run(late_enough)
 
-    def close(self) -> None:
-        """Finish what was begun, and give back threads and files."""
+    async def close(self) -> None:
+        """Finish what was begun, and give back threads, files and processes."""
+        await self.jobs.close()
         log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
         for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
             threads.close()
+        self.database.close()
 
 
 def lsn(collection: Collection) -> int:

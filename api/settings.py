@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from raydml.errors import SpecError
+from raydml.jobs.database import default_url
 
 _MEBIBYTE = 1 << 20
 
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
     home: Annotated[
         Path, Field(default_factory=lambda: Path.home() / ".raydml", description="runs, models and collections")
     ]
+    database: str | None = Field(None, description="postgresql://USER@HOST/NAME; a SQLite file in home if none")
     host: str = Field("127.0.0.1", description="a loopback address, or localhost")
     port: int = Field(8080, ge=0, le=65535, description="0: any that is free")
     workers: int = Field(1, ge=1, le=64, description="processes that answer requests")
@@ -43,10 +45,20 @@ class Settings(BaseSettings):
     max_batch_queries: int = Field(256, ge=1, le=65_536, description="queries that Faiss is given together")
     max_waiting_tasks: int = Field(64, ge=1, le=10_000, description="writes and reads in the queue; more are 429")
 
+    max_followers: int = Field(1000, ge=1, le=100_000, description="event streams at a time; more are 429")
+    watch_seconds: float = Field(0.25, gt=0, le=60, description="between two looks for what event streams tell")
+    heartbeat_seconds: float = Field(15.0, gt=0, le=600, description="of silence, after which a stream says something")
+    check_seconds: float = Field(60.0, gt=0, le=3600, description="that looking at a spec and its data may take")
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
+
+    @property
+    def database_url(self) -> str:
+        """Of the database with jobs, keys and everything else but vectors."""
+        return self.database or default_url(self.home)
 
     @field_validator("host")
     @classmethod

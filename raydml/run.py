@@ -89,6 +89,11 @@ def train(
     return Run(record.folder, root, model)
 
 
+def check(spec: JobSpec, home: Path) -> None:
+    """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
+    _prepare(_located(spec), home, RunRecord(home / "runs" / ".none"), None, None)
+
+
 def _at_most_usable(spec: JobSpec) -> JobSpec:
     """The spec with `workers.max` rounded down to what the strategy can use, and `min` raised to it."""
     wanted = spec.parallel.workers
