@@ -88,17 +88,25 @@ class Call(Plan[T], Generic[T]):
 class Pages(Plan[T], Generic[T]):
     """All items of a list that is answered in pages: `page` makes the call for a cursor, whose result is a page."""
 
-    page: Callable[[str | None], Call[tuple[list[T], str | None]]]
+    page: Callable[[Any], Call[tuple[list[T], Any]]]
 
     def steps(self, retries: Retries) -> Steps[None]:
         """Gives the items one by one; asks for a page when it is needed."""
-        cursor = None
+        cursor: Any = None
         while True:
             items, cursor = yield from self.page(cursor).ask(retries)
             for item in items:
                 yield Give(item)
             if cursor is None:
                 return
+
+    def gather(self, retries: Retries) -> Steps[list[T]]:
+        """All items at once."""
+        items, cursor = yield from self.page(None).ask(retries)
+        while cursor is not None:
+            more, cursor = yield from self.page(cursor).ask(retries)
+            items = [*items, *more]
+        return items
 
 
 @dataclass(frozen=True)

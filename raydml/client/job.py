@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,7 +136,8 @@ class JobReference(Resource[S]):
     @iterating
     def events(self, after: int = 0, *, follow: bool = True) -> Plan[Event]:
         """What happened, from the event behind `after`; with `follow`, as it happens, until the job has ended."""
-        return (self._stream if follow else self._pages)("events", Event, after)
+        call = Call("GET", f"{ONE}/events", nothing, self.names)
+        return _followed(call, Event, after) if follow else _paged(call, Event, after)
 
     @iterating
     def logs(self, *, follow: bool = False, attempt: int | None = None, after: int = 0) -> Plan[LogLine]:
@@ -148,31 +150,29 @@ class JobReference(Resource[S]):
             number = attempt
             if number is None:
                 number = (yield from Call("GET", ONE, JobFacts.model_validate, self.names).ask(retries)).attempt
+            call = Call("GET", f"{ONE}/logs", nothing, self.names, {"attempt": number})
             if not follow:
-                yield from self._pages("logs", LogLine, after, attempt=number).steps(retries)
+                yield from _paged(call, LogLine, after).steps(retries)
                 return
-            said = yield from self._stream("logs", LogLine, after, attempt=number).follow(retries)
+            said = yield from _followed(call, LogLine, after).follow(retries)
             while attempt is None and (later := json.loads(said).get("next_attempt")):
-                said = yield from self._stream("logs", LogLine, 0, attempt=later).follow(retries)
+                said = yield from _followed(replace(call, query={"attempt": later}), LogLine, 0).follow(retries)
 
         return Flow(steps)
 
     @iterating
     def follow_metrics(self, after: int = 0) -> Plan[Metric]:
         """What training logs, as it does, until the job has ended."""
-        return self._stream("metrics", Metric, after)
+        return _followed(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
 
     @operation
     def metrics(self, after: int = 0) -> Recipe[Metrics]:
         """What training logged so far."""
 
+        pages = _paged(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
+
         def steps(retries: Retries) -> Steps[Metrics]:
-            items: list[Metric] = []
-            cursor: Any = after
-            while cursor is not None:
-                page, cursor = yield from self._page("metrics", Metric, cursor, {}).ask(retries)
-                items += page
-            return Metrics(items=items)
+            return Metrics(items=(yield from pages.gather(retries)))
 
         return Recipe(steps)
 
@@ -208,22 +208,6 @@ class JobReference(Resource[S]):
 
     def _job(self, document: Any) -> Job[S]:
         return Job(self.sender, document)
-
-    def _stream(self, what: str, kind: type[Item], after: int, **query: Any) -> Stream[Item]:
-        call = Call("GET", f"{ONE}/{what}", nothing, self.names, query)
-        return Stream(call, kind.model_validate_json, str(after))
-
-    def _pages(self, what: str, kind: type[Item], after: int, **query: Any) -> Pages[Item]:
-        return Pages(lambda cursor: self._page(what, kind, after if cursor is None else int(cursor), query))
-
-    def _page(self, what: str, kind: type[Item], after: int, query: Mapping[str, Any]) -> Call[tuple[list[Item], Any]]:
-        asked = {**query, "after": after, "limit": PAGE}
-
-        def read(document: Any) -> tuple[list[Item], Any]:
-            items = [kind.model_validate(item) for item in document["items"]]
-            return items, document["next"] if len(items) == PAGE else None
-
-        return Call("GET", f"{ONE}/{what}", read, self.names, asked)
 
 
 class Job(JobReference[S]):
@@ -285,3 +269,22 @@ def _all(kind: type[Item]) -> Callable[[Any], list[Item]]:
 
 def _page_of(kind: type[Item]) -> Callable[[Any], tuple[list[Item], Any]]:
     return lambda document: (_all(kind)(document), document["next"])
+
+
+def _followed(call: Call[Any], kind: type[Item], after: int) -> Stream[Item]:
+    """Items as they come; their ids are numbers."""
+    return Stream(call, kind.model_validate_json, str(after))
+
+
+def _paged(call: Call[Any], kind: type[Item], after: int) -> Pages[Item]:
+    """Items that came so far."""
+
+    def read(document: Any) -> tuple[list[Item], Any]:
+        return _all(kind)(document), document["next"] if len(document["items"]) == PAGE else None
+
+    def page(cursor: Any) -> Call[tuple[list[Item], Any]]:
+        return replace(
+            call, read=read, query={**call.query, "after": after if cursor is None else cursor, "limit": PAGE}
+        )
+
+    return Pages(page)
