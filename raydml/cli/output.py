@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console, RenderableType
 
-from raydml.errors import DataError, Interrupted, RaydmlError, SpecError
+from raydml.errors import DataError, Interrupted, RaydmlError, RequestRefused, SpecError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -37,7 +37,7 @@ def answering(as_json: bool) -> Iterator[Answer]:
 
 def exit_code(error: RaydmlError) -> int:
     """2 where the input was wrong, 130 where a person stopped it, else 1."""
-    if isinstance(error, SpecError | DataError):
+    if isinstance(error, SpecError | DataError | RequestRefused):
         return WRONG_INPUT
     return INTERRUPTED if isinstance(error, Interrupted) else FAILED
 

@@ -5,18 +5,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from raydml.progress import Progress
-
 SECONDS_BETWEEN_LINES = 10.0
-Listener = Callable[["Progress"], None]
+
+
+class News(Protocol):
+    """How far a run or a job is: `raydml.progress.Progress` says what each part means."""
+
+    @property
+    def phase(self) -> str: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def loss(self) -> float | None: ...
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def images_per_second(self) -> float: ...
+    @property
+    def seconds_left(self) -> float | None: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def events(self) -> tuple[str, ...]: ...
+
+
+Listener = Callable[[News], None]
 
 
 @contextmanager
@@ -37,7 +61,7 @@ class _Live:
         self.bar = bar
         self.task = task
 
-    def __call__(self, news: Progress) -> None:
+    def __call__(self, news: News) -> None:
         tell(self.bar.console, news)
         self.bar.update(
             self.task, description=news.phase, completed=news.step, total=news.steps, detail="  ".join(facts(news))
@@ -53,7 +77,7 @@ class _Lines:
         self.next_line = 0.0
         self.last: tuple[object, ...] = ()
 
-    def __call__(self, news: Progress) -> None:
+    def __call__(self, news: News) -> None:
         tell(self.console, news)
         now, state = self.clock(), (news.phase, dict(news.metrics or {}))
         if state != self.last or now >= self.next_line:
@@ -62,7 +86,7 @@ class _Lines:
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def tell(console: Console, news: Progress) -> None:
+def tell(console: Console, news: News) -> None:
     """A line for each change of the group, each rule that broke and each save that failed."""
     for event in news.events:
         console.print(Text(event, "cyan"), soft_wrap=True)
@@ -70,7 +94,7 @@ def tell(console: Console, news: Progress) -> None:
         console.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
 
 
-def facts(news: Progress) -> list[str]:
+def facts(news: News) -> list[str]:
     """What is known so far, in the order in which it is shown."""
     shown = []
     if news.loss is not None:
