@@ -8,21 +8,23 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api import aliases, collections, health, identities, openapi, points, problems, search, snapshots
+from api import aliases, audit, collections, health, identities, openapi, points, problems, search, snapshots
 from api.envelope import Envelope
+from api.guard import Guard
 from api.service import Service
 from api.settings import Settings
 from raydml import __version__
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its folder, `settings.home`, is made when it starts."""
+    """The application; its folder, `settings.home`, and its database are made when it starts."""
+    service = Service(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        service.open()
         yield
-        app.state.service.close()
+        service.close()
 
     app = FastAPI(
         title="raydml",
@@ -33,10 +35,20 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         lifespan=lifespan,
     )
-    app.state.service = Service(settings)
+    app.state.service = service
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    for part in (search, points, identities, collections, snapshots, aliases, health):  # the first is found the fastest
+    for part in (
+        search,
+        points,
+        identities,
+        collections,
+        snapshots,
+        aliases,
+        audit,
+        health,
+    ):  # the first is found the fastest
         app.include_router(part.router)
+    app.add_middleware(Guard, service=service)
     app.add_middleware(Envelope, settings=settings)
     problems.install(app)
     return app
