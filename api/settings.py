@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     home: Annotated[
         Path, Field(default_factory=lambda: Path.home() / ".raydml", description="runs, models and collections")
     ]
+    roots: tuple[Path, ...] = Field((), description="folders that specs may read data from, as JSON; home/data if none")
     database: str | None = Field(None, description="postgresql://USER@HOST/NAME; a SQLite file in home if none")
     host: str = Field("127.0.0.1", description="where to listen; other machines can reach it only where keys were made")
     port: int = Field(8080, ge=0, le=65535, description="0: any that is free")
@@ -52,6 +53,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().resolve() for root in roots)
+
+    @property
+    def data_roots(self) -> tuple[Path, ...]:
+        """Where paths in specs and data sets may lead."""
+        return self.roots or (self.home / "data",)
 
     @property
     def database_url(self) -> str:
