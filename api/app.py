@@ -8,12 +8,35 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api import aliases, audit, collections, health, identities, openapi, points, problems, search, snapshots
+from api import (
+    aliases,
+    artifacts,
+    audit,
+    collections,
+    health,
+    identities,
+    job_parts,
+    job_streams,
+    job_verbs,
+    jobs,
+    openapi,
+    points,
+    problems,
+    schemas,
+    search,
+    snapshots,
+)
 from api.envelope import Envelope
 from api.guard import Guard
 from api.service import Service
 from api.settings import Settings
 from raydml import __version__
+
+# The first is found the fastest.
+PARTS = (
+    search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
+    schemas, audit, health,
+)  # fmt: skip
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -24,12 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.open()
         yield
-        service.close()
+        await service.close()
 
     app = FastAPI(
         title="raydml",
         version=__version__,
-        description="Durable collections of vectors, searched by the model that made them.",
+        description="Jobs that train embedding models; durable collections of vectors, searched by these models.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
@@ -37,16 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    for part in (
-        search,
-        points,
-        identities,
-        collections,
-        snapshots,
-        aliases,
-        audit,
-        health,
-    ):  # the first is found the fastest
+    for part in PARTS:
         app.include_router(part.router)
     app.add_middleware(Guard, service=service)
     app.add_middleware(Envelope, settings=settings)

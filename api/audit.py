@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from api.access import CallerDep
 from api.openapi import refusals
 from api.service import ServiceDep
+from api.times import rfc3339
 from raydml.jobs.audit import AuditRow, deeds
-from raydml.jobs.times import rfc3339
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 

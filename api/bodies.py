@@ -1,6 +1,7 @@
 """Bytes of a request -> a document, by their content type; a document -> the bytes of an answer.
 
 application/json           a document
+application/merge-patch+json   a document that says what is to change
 application/msgpack        the same document, in which vectors may be little-endian float32 bytes
 application/octet-stream   vectors alone, little-endian float32, one after another; the rest is in the query string
 application/x-npy          vectors alone, a .npy file
@@ -27,6 +28,8 @@ Model = TypeVar("Model", bound=BaseModel)
 JSON, MSGPACK, RAW, NPY, IMAGE = (
     "application/json", "application/msgpack", "application/octet-stream", "application/x-npy", "image/*",
 )  # fmt: skip
+MERGE = "application/merge-patch+json"
+DOCUMENTS = (JSON, MSGPACK, MERGE)  # of which everything is said in the body
 _TEXT = frozenset({"model_digest", "group_by"})  # of the query string; everything else there is JSON
 
 
@@ -40,7 +43,7 @@ async def read(request: Request, model: type[Model], taken: tuple[str, ...] = (J
             UNSUPPORTED, "unsupported-content", f"the body is {kind or 'of no type'}: send {', '.join(taken)}"
         )
     document = _DECODERS[kind](body)
-    if kind not in (JSON, MSGPACK):
+    if kind not in DOCUMENTS:
         document = {**_query(request), **document}
     elif request.query_params:
         raise Problem(MALFORMED, "malformed", f"with {kind}, everything is said in the body, not in the query string")
@@ -134,6 +137,7 @@ def _plain(value: Any) -> Any:
 
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     JSON: json_of,
+    MERGE: json_of,
     MSGPACK: _msgpack,
     RAW: lambda body: {"vectors": body},
     NPY: _npy,

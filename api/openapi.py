@@ -13,8 +13,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.bodies import JSON, MSGPACK
-from api.documents import BODIES
+from api import documents, job_documents
+from api.bodies import DOCUMENTS, JSON, MSGPACK
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
 from api.scopes import PUBLIC, needed
@@ -35,11 +35,17 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
+def also(status: int, *kinds: str) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of an operation that also answers this, without a body or with one of these kinds."""
+    content = {kind: {"schema": {"type": "string"}} for kind in kinds}
+    return {status: {"description": HTTPStatus(status).phrase, **({"content": content} if kinds else {})}}
+
+
 def takes(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
     """`openapi_extra=` of an operation that reads its own body: the model, or bytes of the other kinds."""
     reference: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
     bytes_: dict[str, Any] = {"type": "string", "format": "binary"}
-    content = {kind: {"schema": reference if kind in (JSON, MSGPACK) else bytes_} for kind in kinds or (JSON, MSGPACK)}
+    content = {kind: {"schema": reference if kind in DOCUMENTS else bytes_} for kind in kinds or (JSON, MSGPACK)}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -53,7 +59,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        bodies = [(model, "validation") for model in (*BODIES, ProblemDocument)]
+        bodies = [(model, "validation") for model in (*documents.BODIES, *job_documents.BODIES, ProblemDocument)]
         _, described = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         schemas.update(described["$defs"])
         described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -81,4 +84,21 @@ def check_address(settings: Settings) -> None:
 def _application(settings: Settings) -> FastAPI:
     """In the process that answers."""
     configure_logging(settings.log_level)
-    return create_app(settings)
+    app = create_app(settings)
+    _tell_of_signals(app.state.service.jobs.followers.stop)
+    return app
+
+
+def _tell_of_signals(stop: Callable[[], None]) -> None:
+    """Event streams go on for ever, and uvicorn waits for what was begun: so they are ended when it is to stop."""
+
+    def wrapped(before: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            stop()
+            before(number, frame)
+
+        return handle
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if callable(before := signal.getsignal(number)):
+            signal.signal(number, wrapped(before))

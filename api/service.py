@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from api.access import Access, caller_of
 from api.auditing import Auditor
+from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
 from api.settings import Settings
@@ -38,6 +39,7 @@ class Service:
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
         self.access = Access(settings, self.database, self.tasks)
         self.auditor = Auditor(self.database)
+        self.jobs = JobDesk(settings, self.database, self.tasks)
 
     def open(self) -> None:
         """Make the server's folder, and bring its database up to date."""
@@ -68,8 +70,9 @@ class Service:
 
         return await self.tasks.run(late_enough)
 
-    def close(self) -> None:
-        """Finish what was begun, and give back threads and files."""
+    async def close(self) -> None:
+        """Finish what was begun, and give back threads, files and processes."""
+        await self.jobs.close()
         log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
         for threads in (self.searches, self.embedding, self.analyses, self.auditor, self.tasks):
             threads.close()

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     requests_at_once: int = Field(1000, ge=1, le=1_000_000, description="of one key that has been silent for a while")
     max_collections: int = Field(1000, ge=1, le=1_000_000, description="collections of one project")
 
+    max_followers: int = Field(1000, ge=1, le=100_000, description="event streams at a time; more are 429")
+    watch_seconds: float = Field(0.25, gt=0, le=60, description="between two looks for what event streams tell")
+    heartbeat_seconds: float = Field(15.0, gt=0, le=600, description="of silence, after which a stream says something")
+    check_seconds: float = Field(60.0, gt=0, le=3600, description="that looking at a spec and its data may take")
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

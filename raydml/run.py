@@ -103,6 +103,12 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
+def check(spec: JobSpec, home: Path) -> None:
+    """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
+    dataset, model = _plugged(spec, None, None)
+    _prepare(_located(spec), home, RunRecord(home / "runs" / ".none"), dataset, model)
+
+
 def _at_most_usable(spec: JobSpec) -> JobSpec:
     """The spec with `workers.max` rounded down to what the strategy can use, and `min` raised to it."""
     wanted = spec.parallel.workers

@@ -46,6 +46,19 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return JobSpec.model_validate(source.data)
 
 
+def read_spec(text: str, name: str = "spec", key: str | None = None) -> JobSpec:
+    """The spec of a text that somebody sent, YAML or JSON, or the one that stands under a key of it.
+
+    Raises SpecError like `load_spec`, with lines of the text. Takes no aliases: a few lines of them stand for as many
+    values as one likes.
+    """
+    source = _parse(Path(name), text, is_json=text.lstrip().startswith("{"), loader=_NoAliases, key=key)
+    problems = [*source.duplicates(), *_check(source.data)]
+    if problems:
+        _refuse([_place(keys, problem, source, []) for keys, problem in problems])
+    return JobSpec.model_validate(source.data)
+
+
 def parse_spec(spec: JobSpec | Mapping[str, Any]) -> JobSpec:
     """A JobSpec unchanged, or a mapping checked. Raises SpecError like `load_spec`, without lines."""
     if isinstance(spec, JobSpec):
@@ -117,22 +130,47 @@ def _read(path: Path) -> _Source:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    # JSON may indent by tabs, which YAML refuses; inside its strings a raw tab is not allowed anyway.
-    loader = yaml.SafeLoader(text.replace("\t", " ") if path.suffix == ".json" else text)
+    return _parse(path, text, is_json=path.suffix == ".json")
+
+
+class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]
+    """For texts of strangers."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Raises ComposerError where the next node is an alias."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken: write the value out", mark)
+        return super().compose_node(parent, index)
+
+
+def _parse(
+    path: Path, text: str, *, is_json: bool, loader: type[yaml.SafeLoader] = yaml.SafeLoader, key: str | None = None
+) -> _Source:
     try:
-        root = loader.get_single_node()
+        # JSON may indent by tabs, which YAML refuses; inside its strings a raw tab is not allowed anyway.
+        reader = loader(text.replace("\t", " ") if is_json else text)
+    except yaml.YAMLError as error:  # a character that no text may have
+        raise SpecError(_syntax(path, error)) from None
+    try:
+        root = reader.get_single_node()
+        if key is not None:
+            root = (_child(root, key) or (None, None))[1]
         if not isinstance(root, yaml.MappingNode):
             raise SpecError(f"{path}:1: a spec is a mapping with the keys {', '.join(JobSpec.model_fields)}")
         repeated = tuple(_repeated(root, (), set()))
-        data = json.loads(text) if path.suffix == ".json" else loader.construct_document(root)
+        document = json.loads(text) if is_json else reader.construct_document(root)
+        data = document[key] if is_json and key is not None else document
     except yaml.YAMLError as error:
         raise SpecError(_syntax(path, error)) from None
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise SpecError(f"{path}: holds a value that cannot be read: {error}") from None
     except RecursionError:
         raise SpecError(f"{path}: is nested too deeply") from None
     finally:
-        loader.dispose()
+        reader.dispose()
     return _Source(path, data, root, repeated)
 
 

@@ -76,12 +76,9 @@ def _session() -> Iterator[Any]:
 
 
 def _document(session: Any, key: ApiKey) -> dict[str, Any]:
+    from api.times import maybe
     from raydml.jobs.ids import milliseconds
     from raydml.jobs.projects import Project
-    from raydml.jobs.times import rfc3339
-
-    def moment(value: int | None) -> str | None:
-        return None if value is None else rfc3339(value)
 
     project = session.get(Project, key.project_id)
     assert project is not None
@@ -92,9 +89,9 @@ def _document(session: Any, key: ApiKey) -> dict[str, Any]:
         "project": project.name,
         "scopes": key.scopes,
         "state": key.state(milliseconds()),
-        "created_at": moment(key.created_at),
-        "expires_at": moment(key.expires_at),
-        "used_at": moment(key.used_at),
+        "created_at": maybe(key.created_at),
+        "expires_at": maybe(key.expires_at),
+        "used_at": maybe(key.used_at),
     }
 
 

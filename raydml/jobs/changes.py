@@ -14,11 +14,11 @@ def add_event(session: Session, row: JobRow, type: str, data: dict[str, Any], no
     """The job's next event; the row must be locked, so that its number is nobody else's."""
     row.last_event += 1
     session.add(EventRow(job_id=row.id, seq=row.last_event, time=now, type=type, data=data))
-    touch(row, now)
+    row.updated_at = max(now, row.updated_at)
 
 
 def touch(row: JobRow, now: int) -> None:
-    """Readers see another version."""
+    """Another version: its state changed, or what its owner set. Progress is beside that."""
     row.version += 1
     row.updated_at = max(now, row.updated_at)
 
@@ -36,6 +36,7 @@ def move(session: Session, row: JobRow, after: State, now: int, code: str | None
         row.granted = None
     reason = {"code": code, "message": message} if code else None
     add_event(session, row, "state", {"from": before, "to": after, "reason": reason}, now)
+    touch(row, now)
 
 
 def want(row: JobRow, desired: Desired, now: int) -> None:

@@ -86,13 +86,14 @@ class JobStore:
             deadline_seconds=deadline_seconds,
             workers_min=checked.parallel.workers.min,
             workers_max=checked.parallel.workers.max,
+            worker_cpus=checked.parallel.workers.cpus,
             attempt=0,
             fruitless=0,
             furthest=0,
             not_before=0,
             parent_job=parent[0] if parent else None,
             parent_step=parent[1] if parent else None,
-            version=0,
+            version=1,
             last_event=0,
             last_metric=0,
             labels=[LabelRow(key=key, value=value) for key, value in (labels or {}).items()],
@@ -240,6 +241,12 @@ class JobStore:
             self._row(session, job, project)
             query = select(EventRow).where(EventRow.job_id == job, EventRow.seq > after).order_by(EventRow.seq)
             return tuple(map(event_of, session.scalars(query.limit(min(limit, MOST)))))
+
+    def events_of_type(self, job: str, type: str) -> tuple[Event, ...]:
+        """All events of one type, in order."""
+        query = select(EventRow).where(EventRow.job_id == job, EventRow.type == type).order_by(EventRow.seq)
+        with self.database.reading() as session:
+            return tuple(map(event_of, session.scalars(query)))
 
     def metrics(self, job: str, after: int = 0, limit: int = 100, project: str | None = None) -> tuple[Metric, ...]:
         """Lines of training behind number `after`, in order; a step that was taken again comes again."""

@@ -11,7 +11,7 @@ from raydml.jobs.database import Base, Document, Milliseconds
 
 
 class JobRow(Base):
-    """One job: what was asked, what is wanted, how far it is. `version` grows with every change that readers see."""
+    """One job: what was asked, what is wanted, how far it is. `version` grows with all of that but progress."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -37,6 +37,7 @@ class JobRow(Base):
     deadline_seconds: Mapped[int | None]
     workers_min: Mapped[int]
     workers_max: Mapped[int]
+    worker_cpus: Mapped[float]  # of each
     granted: Mapped[int | None]  # workers that the supervisor lets it have now
     progress: Mapped[dict[str, Any] | None] = mapped_column(Document)
     attempt: Mapped[int]

@@ -70,13 +70,13 @@ def _stop(session: Session, row: JobRow, wish: Desired, at_once: State, now: int
         move(session, row, at_once, now, "asked", f"{wish} was asked for by {by}")
     elif row.state != "stopping":
         move(session, row, "stopping", now, "asked", f"{wish} was asked for by {by}")
-    touch(row, now)
 
 
 def _told(session: Session, row: JobRow, verb: str, now: int, by: str, **more: Any) -> None:
     add_event(session, row, "verb", {"verb": verb, "by": by, **more}, now)
+    touch(row, now)
 
 
 def _refuse_ended(row: JobRow, verb: str) -> None:
     if row.state in TERMINAL:
-        raise JobConflict(f"job {row.id} has {row.state} and cannot {verb}: fork it instead", state=row.state)
+        raise JobConflict(f"job {row.id} is over ({row.state}) and cannot {verb}: fork it instead", state=row.state)

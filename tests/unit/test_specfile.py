@@ -9,7 +9,7 @@ import pytest
 
 from raydml.errors import SpecError
 from raydml.spec import JobSpec
-from raydml.specfile import load_spec, parse_spec
+from raydml.specfile import load_spec, parse_spec, read_spec
 
 GOOD = """\
 name: glyphs
@@ -157,3 +157,32 @@ def test_a_mapping_is_checked_like_a_file_and_a_spec_passes() -> None:
     assert caught.value.data["problems"][0] == {"where": "", "path": "data.path", "problem": "is missing", "line": None}
     spec = JobSpec.model_validate({"name": "a", "data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}})
     assert parse_spec(spec) is spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nloss: {kind: triplet, margn: 1}\n", "spec:2: loss.margn: unknown key, did you mean margin?"),
+        ('{"name": "a",\n "loss": 3}', "spec:2: loss: "),
+        ("a: &all [1, 2]\nb: [*all, *all]", "spec:2: is not valid YAML: aliases are not taken"),
+        ("name: 2020-99-99", "spec: holds a value that cannot be read: month must be in 1..12"),
+        ("seed: 1" + "0" * 5000, "spec: holds a value that cannot be read: Exceeds the limit"),
+        ("a: " + "[" * 30_000, "spec: is nested too deeply"),
+        ("name: \x00", "spec: is not valid YAML: unacceptable character"),
+        ("[1]", "spec:1: a spec is a mapping"),
+        ("", "spec:1: a spec is a mapping"),
+    ],
+)
+def test_a_text_of_a_stranger_is_refused_with_the_line(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        read_spec(text)
+    assert message in str(refused.value)
+
+
+def test_a_spec_inside_of_a_document_keeps_the_lines_of_the_document() -> None:
+    spec = {"name": "a", "data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}}
+    assert read_spec(json.dumps({"spec": spec}), key="spec") == read_spec(json.dumps(spec)) == parse_spec(spec)
+    text = '{"priority": 1,\n "spec": {"name": "a",\n  "data": {"kind": "glyphs"},\n  "loss": {"kind": "tripet"}}}'
+    with pytest.raises(SpecError) as refused:
+        read_spec(text, "body", "spec")
+    assert str(refused.value) == "body:4: loss: unknown kind 'tripet', did you mean triplet?"

@@ -6,8 +6,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from raydml.jobs.ids import DEFAULT_PROJECT
 
-revision = "0002_access"
-down_revision = "0001_jobs"
+revision = "0003_access"
+down_revision = "0002_idempotency"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,64 @@
+"""What the requests about jobs of one process share: the store, keys of requests, followers, the checker of specs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from api.checking import Checker
+from api.confined import Digests
+from api.followers import Followers
+from api.job_documents import JOB_ID
+from api.job_source import JobSource, StreamKey
+from api.once import Once
+from api.owners import OwnerDep
+from api.settings import Settings
+from api.tasks import Tasks
+from raydml.jobs.database import Database
+from raydml.jobs.records import Job
+from raydml.jobs.store import JobStore
+
+CHECKS = 16  # specs that may wait to be checked
+
+
+class JobDesk:
+    """Made with the application; the checker's process starts with the first spec."""
+
+    def __init__(self, settings: Settings, database: Database, tasks: Tasks) -> None:
+        self.settings = settings
+        self.database = database
+        self.tasks = tasks
+        self.store = JobStore(database, settings.home)
+        self.once = Once(database, tasks)
+        self.checker = Checker(settings.home, settings.check_seconds, CHECKS)
+        self.source = JobSource(self.store)
+        self.followers: Followers[StreamKey] = Followers(
+            self.source, settings.max_followers, settings.watch_seconds, settings.heartbeat_seconds
+        )
+        self.files = Tasks(settings.max_waiting_tasks, threads=1, name="files")
+        self.digests = Digests()
+
+    async def close(self) -> None:
+        """Give back threads and the checker's process."""
+        self.followers.close()
+        self.files.close()
+        await self.checker.close()
+
+
+async def desk_of(request: Request) -> JobDesk:
+    """That of the application which answers the request."""
+    desk: JobDesk = request.app.state.service.jobs
+    return desk
+
+
+DeskDep = Annotated[JobDesk, Depends(desk_of)]
+JobId = Annotated[str, Path(alias="job", pattern=JOB_ID, description="a job's id")]
+
+
+async def job_of(job: JobId, desk: DeskDep, owner: OwnerDep) -> Job:
+    """The job that the path names. Raises JobNotFound for other owners' jobs, too."""
+    return await desk.tasks.run(lambda: desk.store.get(job, owner.project))
+
+
+JobDep = Annotated[Job, Depends(job_of)]
