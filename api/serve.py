@@ -15,18 +15,23 @@ from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
 from api.logs import configure_logging
-from api.settings import Settings
-from raydml.errors import ResourceError
+from api.settings import Settings, is_loopback
+from raydml.errors import ResourceError, SpecError
+from raydml.jobs.database import Database
+from raydml.jobs.ids import milliseconds
+from raydml.jobs.keys import any_key
 
 STARTING = 300  # seconds that a process may take to import everything, on a machine that is busy
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> None:
-    """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken.
+    """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken, SpecError
+    where other machines can reach the address and no key was made.
 
     The first SIGTERM or SIGINT stops new connections and lets requests finish, for `shutdown_seconds` at most.
     """
     configure_logging(settings.log_level)
+    check_address(settings)
     config = uvicorn.Config(
         partial(_application, settings),  # which other processes can unpickle
         factory=True,
@@ -55,6 +60,25 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
             uvicorn.Server(config).run(sockets=[socket])
         else:
             Multiprocess(config, sockets=[socket]).run()
+
+
+def check_address(settings: Settings) -> None:
+    """Raises SpecError for an address that other machines can reach while there is no key that anybody could show."""
+    if is_loopback(settings.host):
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url)
+    try:
+        database.migrate()
+        with database.reading() as session:
+            if any_key(session, live_at=milliseconds()):
+                return
+    finally:
+        database.close()
+    raise SpecError(
+        f"{settings.host or 'no address'} can be reached by other machines, and there is no API key yet: make one "
+        f"(raydml keys create --scopes admin), or listen on 127.0.0.1 and reach it through a tunnel (ssh -L)"
+    )
 
 
 def _application(settings: Settings) -> FastAPI:
