@@ -12,7 +12,7 @@ from api.answers import AliasesAnswer
 from api.documents import RollBackRequest, SwitchRequest
 from api.openapi import refusals, takes
 from api.problems import Problem
-from api.service import ServiceDep
+from api.service import ServiceDep, StoreDep
 from raydml.errors import CollectionError
 from raydml.search.aliases import Generation
 
@@ -21,19 +21,19 @@ SWITCHING = refusals(400, 409, 415, 422, 429)
 
 
 @router.get("/aliases", responses=refusals(429))
-async def get_aliases(service: ServiceDep) -> AliasesAnswer:
+async def get_aliases(service: ServiceDep, store: StoreDep) -> AliasesAnswer:
     """All aliases."""
-    return _answer(await service.tasks.run(service.store.aliases.current))
+    return _answer(await service.tasks.run(store.aliases.current))
 
 
 @router.post("/aliases:switch", response_model=AliasesAnswer, responses=SWITCHING, openapi_extra=takes(SwitchRequest))
-async def switch_aliases(service: ServiceDep, request: Request) -> Response:
+async def switch_aliases(service: ServiceDep, store: StoreDep, request: Request) -> Response:
     """Point aliases to other collections, all at the same moment, for every process."""
     body = await bodies.read(request, SwitchRequest)
 
     def switch() -> Generation:
-        service.store.folder.mkdir(parents=True, exist_ok=True)
-        return service.store.aliases.switch(body.changes, body.expected)
+        store.folder.mkdir(parents=True, exist_ok=True)
+        return store.aliases.switch(body.changes, body.expected)
 
     return bodies.answer(request, _answer(await service.tasks.run(lambda: _checked(switch))).model_dump())
 
@@ -41,10 +41,10 @@ async def switch_aliases(service: ServiceDep, request: Request) -> Response:
 @router.post(
     "/aliases:rollback", response_model=AliasesAnswer, responses=SWITCHING, openapi_extra=takes(RollBackRequest)
 )
-async def roll_back_aliases(service: ServiceDep, request: Request) -> Response:
+async def roll_back_aliases(service: ServiceDep, store: StoreDep, request: Request) -> Response:
     """Make the aliases what they were before the newest switch."""
     body = await bodies.read(request, RollBackRequest)
-    generation = await service.tasks.run(lambda: _checked(lambda: service.store.aliases.roll_back(body.expected)))
+    generation = await service.tasks.run(lambda: _checked(lambda: store.aliases.roll_back(body.expected)))
     return bodies.answer(request, _answer(generation).model_dump())
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api import (
     aliases,
     artifacts,
+    audit,
     collections,
     health,
     identities,
@@ -26,6 +27,7 @@ from api import (
     snapshots,
 )
 from api.envelope import Envelope
+from api.guard import Guard
 from api.service import Service
 from api.settings import Settings
 from raydml import __version__
@@ -33,7 +35,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
-    schemas, health,
+    schemas, audit, health,
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     for part in PARTS:
         app.include_router(part.router)
+    app.add_middleware(Guard, service=service)
     app.add_middleware(Envelope, settings=settings)
     problems.install(app)
     return app

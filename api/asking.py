@@ -8,6 +8,7 @@ from api import bodies, images
 from api.documents import Query
 from api.limits import check_queries, check_query
 from api.service import Service, check_lsn
+from api.store import check_model
 from raydml.search import Collection
 from raydml.search.embedder import check_digest
 from raydml.search.items import Array
@@ -29,7 +30,7 @@ async def asked(service: Service, collection: Collection, query: Query) -> dict[
 async def _vectors(service: Service, collection: Collection, query: Query) -> Array:
     if query.vectors is not None:
         return collection.query_vectors(bodies.vectors_of(query.vectors, collection.dimension))
-    service.store.check_model(collection)
+    check_model(collection, service.settings.home)
 
     def embedded() -> Array:
         if query.texts is not None:

@@ -12,7 +12,7 @@ from api import bodies
 from api.answers import Description, Listing, Stats
 from api.documents import CreateRequest
 from api.openapi import refusals, takes
-from api.service import CollectionDep, Service, ServiceDep, lsn
+from api.service import CollectionDep, Service, ServiceDep, StoreDep, lsn
 from api.store import NAME
 from raydml.search import Collection
 
@@ -22,10 +22,10 @@ Named = Annotated[str, Path(pattern=NAME)]
 
 @router.get("", responses=refusals(422, 429))
 async def list_collections(
-    service: ServiceDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    service: ServiceDep, store: StoreDep, after: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Listing:
     """Names of the collections, in order, a page at a time."""
-    names = await service.tasks.run(service.store.names)
+    names = await service.tasks.run(store.names)
     start = 0 if after is None else bisect_right(names, after)
     page = names[start : start + limit]
     return Listing(collections=page, next=page[-1] if start + limit < len(names) else None)
@@ -37,13 +37,11 @@ async def list_collections(
     responses={**refusals(400, 404, 409, 415, 422, 429, 507), 201: {"model": Description, "description": "Made"}},
     openapi_extra=takes(CreateRequest),
 )
-async def create_collection(name: Named, service: ServiceDep, request: Request) -> Response:
+async def create_collection(name: Named, service: ServiceDep, store: StoreDep, request: Request) -> Response:
     """Make a collection; 200 where it is there and agrees, 409 where it differs."""
     body = await bodies.read(request, CreateRequest)
-    made = await service.tasks.run(
-        lambda: service.store.create(name, body.dimension, body.metric, body.model_digest, body.run)
-    )
-    described = await describe(service, await service.collection(name))
+    made = await service.tasks.run(lambda: store.create(name, body.dimension, body.metric, body.model_digest, body.run))
+    described = await describe(service, await service.collection(store, name))
     return bodies.answer(request, described.model_dump(), 201 if made else 200)
 
 
@@ -60,9 +58,9 @@ async def get_stats(collection: CollectionDep, service: ServiceDep) -> Stats:
 
 
 @router.delete("/{name}", status_code=204, responses=refusals(404, 409, 422, 429))
-async def delete_collection(name: Named, service: ServiceDep) -> None:
+async def delete_collection(name: Named, service: ServiceDep, store: StoreDep) -> None:
     """Remove a collection with everything in it; 409 while an alias points to it."""
-    await service.tasks.run(lambda: service.store.delete(name))
+    await service.tasks.run(lambda: store.delete(name))
 
 
 async def describe(service: Service, collection: Collection) -> Description:

@@ -47,7 +47,9 @@ def _timeline(job: Job, events: tuple[Event, ...]) -> dict[str, Any]:
     lines = [event.data for event in events]
     sizes = history.world_sizes(lines)
     now = sizes[-1]["workers"] if sizes and job.state in LIVE else 0
-    changes = [{"time": rfc3339(event.time), **{name: event.data[name] for name in _CHANGE}} for event in events]
+    changes = [
+        {"time": rfc3339(round(1000 * line["time"])), **{name: line[name] for name in _CHANGE}} for line in lines
+    ]
     return {"now": now, "wanted": {"min": job.workers.min, "max": job.workers.max}, "sizes": sizes, "changes": changes}
 
 

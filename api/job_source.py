@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from api.eventstream import Item
 from api.followers import Head
 from api.job_shapes import event_document, line_document, metric_document
 from raydml.jobs.outputs import read_output, size_of
+from raydml.jobs.retention import first_kept
 from raydml.jobs.standing import Standing, standings
 from raydml.jobs.store import JobStore
 
@@ -35,8 +36,9 @@ class JobSource:
         return {key: self._head(key, found[key.job]) for key in keys if key.job in found}
 
     def head(self, key: StreamKey) -> Head:
-        """How far one stream is."""
-        return self.heads([key])[key]
+        """How far one stream is, and what is still kept of it."""
+        head = self.heads([key])[key]
+        return head if key.kind == "logs" else replace(head, first=first_kept(self._store.database, key.kind, key.job))
 
     def read(self, key: StreamKey, after: int, limit: int) -> Sequence[Item]:
         """The next items behind an id."""

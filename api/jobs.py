@@ -23,9 +23,9 @@ from api.job_documents import (
 )
 from api.job_shapes import job_document
 from api.once import Done, Key
-from api.openapi import also, refusals, takes
+from api.openapi import refusals, takes
 from api.owners import OwnerDep
-from api.preconditions import IfMatch, IfNoneMatch, check_match, etag, unchanged
+from api.preconditions import IfMatch, check_match, etag
 from api.problems import UNPROCESSABLE, Problem
 from api.specs import spec_of, wrong_spec
 from raydml.errors import CheckpointError, SpecError
@@ -104,11 +104,9 @@ async def list_jobs(
     return bodies.answer(request, {"items": list(map(job_document, page.items)), "next_cursor": following})
 
 
-@router.get("/jobs/{job}", response_model=Job, responses={**refusals(404, 422, 429), **also(304)})
-async def get_job(found: JobDep, request: Request, seen: IfNoneMatch = None) -> Response:
+@router.get("/jobs/{job}", response_model=Job, responses=refusals(404, 422, 429))
+async def get_job(found: JobDep, request: Request) -> Response:
     """A job as it is now."""
-    if unchanged(seen, found.version):
-        return Response(None, 304, {"ETag": etag(found.version)})
     return shown(request, found)
 
 

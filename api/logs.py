@@ -9,6 +9,8 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor
 
+from raydml.jobs.tokens import without_secrets
+
 
 def configure_logging(level: str) -> None:
     """Send all log lines of this process through one format; `level` as in the settings."""
@@ -20,6 +22,7 @@ def configure_logging(level: str) -> None:
     ]
     written: list[Processor] = [
         structlog.processors.format_exc_info,
+        harmless,
         structlog.processors.LogfmtRenderer(key_order=["time", "level", "event", "request"], drop_missing=True),
     ]
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -40,6 +43,15 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(number)
     logging.getLogger("uvicorn.access").disabled = True  # the envelope's line says more
+
+
+def harmless(_: object, __: str, event: EventDict) -> EventDict:
+    """The event without secrets and control characters, whoever wrote them; tracebacks keep their lines."""
+    lines = str(event.pop("exception", "")).split("\n")
+    shown = dict(without_secrets(dict(event)))
+    if lines != [""]:
+        shown["exception"] = "\n".join(map(without_secrets, lines))
+    return shown
 
 
 def _with_process(_: object, __: str, event: EventDict) -> EventDict:

@@ -17,9 +17,16 @@ from api import documents, job_documents
 from api.bodies import DOCUMENTS, JSON, MSGPACK
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
+from api.scopes import PUBLIC, needed
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 _EVERYWHERE = (413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
+_GUARDED = (401, 403, 429)  # of any request that needs a key
+_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "an API key (raydml keys create); none is needed on a loopback address before the first was made",
+}
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -57,9 +64,14 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas.update(described["$defs"])
         described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}
         made["components"]["headers"] = {HEADER: described_header}
-        for path in made["paths"].values():
-            for operation in path.values():
-                for status, answer in refusals(*_EVERYWHERE).items():
+        made["components"]["securitySchemes"] = {"key": _SCHEME}
+        for path, operations in made["paths"].items():
+            for method, operation in operations.items():
+                guarded = () if path in PUBLIC else _GUARDED
+                if guarded:
+                    scope = needed(method.upper(), path)
+                    operation["security"] = [{"key": [] if scope == "none" else [scope]}]
+                for status, answer in refusals(*_EVERYWHERE, *guarded).items():
                     operation["responses"].setdefault(str(status), answer)
                 for answer in operation["responses"].values():
                     answer["headers"] = {HEADER: {"$ref": f"#/components/headers/{HEADER}"}}

@@ -14,7 +14,7 @@ from raydml.spec import JobSpec
 
 router = APIRouter(prefix="/v1/schemas", tags=["schemas"])
 Known = Literal["job", "create_job", "job_state", "event", "metric", "problem"]
-SCHEMAS: dict[str, type[BaseModel]] = {
+SCHEMAS: dict[Known, type[BaseModel]] = {
     "job": JobSpec,
     "create_job": CreateJobRequest,
     "job_state": Job,

@@ -16,7 +16,7 @@ from api.documents import BatchRequest, RecommendRequest, SearchRequest
 from api.limits import check_k, check_points, check_queries
 from api.openapi import refusals, takes
 from api.searches import Search
-from api.service import CollectionDep, Service, ServiceDep, service_of
+from api.service import CollectionDep, Service, ServiceDep, collection_of, service_of
 from api.store import NAME
 from raydml.search import Collection, Hit
 
@@ -30,7 +30,7 @@ BINARY = (bodies.JSON, bodies.MSGPACK, bodies.RAW, bodies.NPY, bodies.IMAGE)
 async def search(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Response:
     """The nearest points of each query; vectors or one image may be the whole body, and the query string the rest."""
     service = await service_of(request)  # by hand: dependencies cost a quarter of the smallest requests
-    collection = await service.collection(name)
+    collection = await collection_of(name, request)
     body = await bodies.read(request, SearchRequest, BINARY)
     hits = await service.searches.run(await _prepare(service, collection, body))
     return bodies.answer(request, {"results": documents(hits, body.with_payload, body.with_vectors)})

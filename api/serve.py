@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,18 +15,23 @@ from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
 from api.logs import configure_logging
-from api.settings import Settings
-from raydml.errors import ResourceError
+from api.settings import Settings, is_loopback
+from raydml.errors import ResourceError, SpecError
+from raydml.jobs.database import Database
+from raydml.jobs.ids import milliseconds
+from raydml.jobs.keys import any_key
 
 STARTING = 300  # seconds that a process may take to import everything, on a machine that is busy
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> None:
-    """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken.
+    """Answer requests until a signal comes; `started` is told the URL. ResourceError where the port is taken, SpecError
+    where other machines can reach the address and no key was made.
 
     The first SIGTERM or SIGINT stops new connections and lets requests finish, for `shutdown_seconds` at most.
     """
     configure_logging(settings.log_level)
+    check_address(settings)
     config = uvicorn.Config(
         partial(_application, settings),  # which other processes can unpickle
         factory=True,
@@ -54,7 +62,43 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
             Multiprocess(config, sockets=[socket]).run()
 
 
+def check_address(settings: Settings) -> None:
+    """Raises SpecError for an address that other machines can reach while there is no key that anybody could show."""
+    if is_loopback(settings.host):
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url)
+    try:
+        database.migrate()
+        with database.reading() as session:
+            if any_key(session, live_at=milliseconds()):
+                return
+    finally:
+        database.close()
+    raise SpecError(
+        f"{settings.host or 'no address'} can be reached by other machines, and there is no API key yet: make one "
+        f"(raydml keys create --scopes admin), or listen on 127.0.0.1 and reach it through a tunnel (ssh -L)"
+    )
+
+
 def _application(settings: Settings) -> FastAPI:
     """In the process that answers."""
     configure_logging(settings.log_level)
-    return create_app(settings)
+    app = create_app(settings)
+    _tell_of_signals(app.state.service.jobs.followers.stop)
+    return app
+
+
+def _tell_of_signals(stop: Callable[[], None]) -> None:
+    """Event streams go on for ever, and uvicorn waits for what was begun: so they are ended when it is to stop."""
+
+    def wrapped(before: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            stop()
+            before(number, frame)
+
+        return handle
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if callable(before := signal.getsignal(number)):
+            signal.signal(number, wrapped(before))

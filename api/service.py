@@ -8,13 +8,17 @@ from typing import Annotated, TypeVar
 import structlog
 from fastapi import Depends, Path, Request
 
+from api.access import Access, caller_of
+from api.auditing import Auditor
 from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
 from api.settings import Settings
 from api.store import NAME, Store
 from api.tasks import Tasks
+from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
+from raydml.jobs.projects import project_home
 from raydml.search import Collection
 
 log = structlog.get_logger()
@@ -28,11 +32,13 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
-        self.store = Store(settings.home, settings.patience)
+        self._stores: dict[str, Store] = {}
         self.tasks = Tasks(settings.max_waiting_tasks)
         self.analyses = Tasks(ANALYSES, threads=1, name="analyses")
         self.embedding = Tasks(settings.max_waiting_tasks, threads=1, name="embeddings")
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
+        self.access = Access(settings, self.database, self.tasks)
+        self.auditor = Auditor(self.database)
         self.jobs = JobDesk(settings, self.database, self.tasks)
 
     def open(self) -> None:
@@ -40,10 +46,20 @@ class Service:
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.database.migrate()
 
-    async def collection(self, name: str) -> Collection:
+    def store_of(self, caller: Caller) -> Store:
+        """The collections of the caller's project; those of other projects are not there."""
+        store = self._stores.get(caller.project)
+        if store is None:
+            store = Store(
+                project_home(self.settings.home, caller.project), self.settings.patience, self.settings.max_collections
+            )
+            store = self._stores.setdefault(caller.project, store)
+        return store
+
+    async def collection(self, store: Store, name: str) -> Collection:
         """The collection of this name or alias. Raises Problem 404 where there is none."""
-        held = self.store.held(name)
-        return held if held is not None else await self.tasks.run(lambda: self.store.get(name))
+        held = store.held(name)
+        return held if held is not None else await self.tasks.run(lambda: store.get(name))
 
     async def read(self, collection: Collection, work: Callable[[], Answer], min_lsn: int | None) -> Answer:
         """Do the work in a thread, which sees at least this change."""
@@ -58,8 +74,10 @@ class Service:
         """Finish what was begun, and give back threads, files and processes."""
         await self.jobs.close()
         log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
-        for threads in (self.searches, self.embedding, self.analyses, self.tasks, self.store):
+        for threads in (self.searches, self.embedding, self.analyses, self.auditor, self.tasks):
             threads.close()
+        for store in self._stores.values():
+            store.close()
         self.database.close()
 
 
@@ -84,10 +102,16 @@ async def service_of(request: Request) -> Service:
     return service
 
 
+async def store_of(request: Request) -> Store:
+    """The collections that the caller may see."""
+    return (await service_of(request)).store_of(await caller_of(request))
+
+
 async def collection_of(name: Annotated[str, Path(pattern=NAME)], request: Request) -> Collection:
     """The collection that the path names."""
-    return await (await service_of(request)).collection(name)
+    return await (await service_of(request)).collection(await store_of(request), name)
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]
+StoreDep = Annotated[Store, Depends(store_of)]
 CollectionDep = Annotated[Collection, Depends(collection_of)]

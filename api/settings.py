@@ -24,8 +24,9 @@ class Settings(BaseSettings):
     home: Annotated[
         Path, Field(default_factory=lambda: Path.home() / ".raydml", description="runs, models and collections")
     ]
+    roots: tuple[Path, ...] = Field((), description="folders that specs may read data from, as JSON; home/data if none")
     database: str | None = Field(None, description="postgresql://USER@HOST/NAME; a SQLite file in home if none")
-    host: str = Field("127.0.0.1", description="a loopback address, or localhost")
+    host: str = Field("127.0.0.1", description="where to listen; other machines can reach it only where keys were made")
     port: int = Field(8080, ge=0, le=65535, description="0: any that is free")
     workers: int = Field(1, ge=1, le=64, description="processes that answer requests")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="which log lines are written")
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     max_waiting_queries: int = Field(4096, ge=1, le=1_000_000, description="queries in the queue; more are 429")
     max_batch_queries: int = Field(256, ge=1, le=65_536, description="queries that Faiss is given together")
     max_waiting_tasks: int = Field(64, ge=1, le=10_000, description="writes and reads in the queue; more are 429")
+    requests_per_second: float = Field(500, gt=0, le=1e6, description="of one key; more are 429")
+    requests_at_once: int = Field(1000, ge=1, le=1_000_000, description="of one key that has been silent for a while")
+    max_collections: int = Field(1000, ge=1, le=1_000_000, description="collections of one project")
 
     max_followers: int = Field(1000, ge=1, le=100_000, description="event streams at a time; more are 429")
     watch_seconds: float = Field(0.25, gt=0, le=60, description="between two looks for what event streams tell")
@@ -55,20 +59,20 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
 
+    @field_validator("roots")
+    @classmethod
+    def _absolute_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().resolve() for root in roots)
+
+    @property
+    def data_roots(self) -> tuple[Path, ...]:
+        """Where paths in specs and data sets may lead."""
+        return self.roots or (self.home / "data",)
+
     @property
     def database_url(self) -> str:
         """Of the database with jobs, keys and everything else but vectors."""
         return self.database or default_url(self.home)
-
-    @field_validator("host")
-    @classmethod
-    def _loopback(cls, host: str) -> str:
-        if not is_loopback(host):
-            raise ValueError(
-                f"{host} can be reached by other machines, and requests carry no keys yet, so anybody there could read "
-                f"and delete everything: listen on 127.0.0.1, and reach it through a tunnel (ssh -L)"
-            )
-        return host
 
 
 def is_loopback(host: str) -> bool:

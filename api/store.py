@@ -30,10 +30,11 @@ class Held:
 class Store:
     """The collections of one home, opened when they are first asked for; for any number of threads."""
 
-    def __init__(self, home: Path, patience: float) -> None:
-        """`patience`: seconds that a change waits for another process's."""
+    def __init__(self, home: Path, patience: float, most: int) -> None:
+        """`patience`: seconds that a change waits for another process's; `most`: collections that there may be."""
         self.home = home
         self.patience = patience
+        self.most = most
         self.folder = home / "collections"
         self.snapshots = home / "snapshots"
         self.aliases = Aliases(self.folder)
@@ -77,6 +78,8 @@ class Store:
         """
         self._check_free(name)
         existed = self._mark(name) is not None
+        if not existed:
+            self._check_quota()
         model = None if run is None else self._model(run)
         try:
             opened = Collection.open(
@@ -121,6 +124,7 @@ class Store:
             raise Problem(
                 409, "collection-exists", f"collection {to} exists: restore to another name, then switch an alias"
             )
+        self._check_quota()
         Collection.restore(source, self._path(to)).close()
 
     def close(self) -> None:
@@ -129,17 +133,17 @@ class Store:
             held.collection.close()
         self._held.clear()
 
-    def check_model(self, collection: Collection) -> None:
-        """Raises Problem 409 where the collection's model lies elsewhere: what the server loads lies in its folder."""
-        folder = collection.model_path
-        if folder is not None and not folder.resolve().is_relative_to(self.home):
-            raise Problem(
-                409, "model-elsewhere", "the collection's model lies outside of the server's folder: query by vector"
-            )
-
     def _check_free(self, name: str) -> None:
         if name in self.aliases.current().collections:
             raise Problem(409, "collection-exists", f"{name} is an alias already: give the collection another name")
+
+    def _check_quota(self) -> None:
+        if (count := len(self.names())) >= self.most:
+            raise Problem(
+                409,
+                "quota-exceeded",
+                f"there are {count} collections of {self.most} that a project may have: delete some",
+            )
 
     def _path(self, name: str) -> Path:
         path = self.folder / name
@@ -159,3 +163,12 @@ class Store:
         if not folder.resolve().is_relative_to(self.home) or not (folder / "config.json").is_file():
             raise Problem(404, "no-such-model", f"there is no run {run} that has exported a model")
         return folder
+
+
+def check_model(collection: Collection, home: Path) -> None:
+    """Raises Problem 409 where the collection's model lies elsewhere: what the server loads lies in its folder."""
+    folder = collection.model_path
+    if folder is not None and not folder.resolve().is_relative_to(home):
+        raise Problem(
+            409, "model-elsewhere", "the collection's model lies outside of the server's folder: query by vector"
+        )

@@ -31,11 +31,12 @@ from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
+from raydml.plugins import plugged
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
 from raydml.runs import home as default_home
 from raydml.search import Collection, Facts
-from raydml.spec import CustomData, HardClasses, JobSpec, ManifestData
+from raydml.spec import CustomBackbone, CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
@@ -70,6 +71,7 @@ def train(
     SpecError, DataError or ResourceError before work starts.
     """
     checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
+    dataset, model = _plugged(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
     with owned(root / "runs" / checked.name, again) as record:
         checked, items, why = _prepare(checked, root, record, dataset, model)
@@ -89,9 +91,22 @@ def train(
     return Run(record.folder, root, model)
 
 
+def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> tuple[object | None, nn.Module | None]:
+    """What was handed over, and where nothing was, what the plug-ins make that the spec names."""
+    data, backbone = spec.data, spec.model.backbone
+    if dataset is None and isinstance(data, CustomData) and data.plugin is not None:
+        dataset = plugged("datasets", data.plugin)
+    if model is None and isinstance(backbone, CustomBackbone) and backbone.plugin is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)  # its weights, too, are the seed's
+            model = plugged("models", backbone.plugin)
+    return dataset, model
+
+
 def check(spec: JobSpec, home: Path) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
-    _prepare(_located(spec), home, RunRecord(home / "runs" / ".none"), None, None)
+    dataset, model = _plugged(spec, None, None)
+    _prepare(_located(spec), home, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -126,7 +141,9 @@ def _prepare(
 ) -> tuple[JobSpec, Dataset, str | None]:
     """Everything that can be refused before workers start; where the spec says auto, one with a strategy, and why."""
     if isinstance(spec.data, CustomData) != (dataset is not None):
-        raise SpecError("data.kind: custom and raydml.train(dataset=...) belong together: give both or neither")
+        raise SpecError(
+            "data.kind: custom and raydml.train(dataset=...) belong together: give both or neither, or data.plugin"
+        )
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
     if not has_positives(items, "test"):
@@ -310,6 +327,7 @@ def evaluate(
     spec = load_spec(run.folder / "spec.yaml", [])
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
+    dataset, model = _plugged(spec, dataset, model)
     embedder = load_model(run.model, module=model)
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")

@@ -8,14 +8,14 @@ import typer
 
 from raydml.cli.output import answering
 
-Host = Annotated[str | None, typer.Option("--host", help="a loopback address  [default: 127.0.0.1]")]
+Host = Annotated[str | None, typer.Option("--host", help="others than 127.0.0.1 need keys  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option("--port", help="0 takes any that is free  [default: 8080]")]
 Workers = Annotated[int | None, typer.Option("--workers", help="processes that answer  [default: 1]")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a setting, e.g. max_k=5000")]
 
 
 def serve(host: Host = None, port: Port = None, workers: Workers = None, changes: Set = None) -> None:
-    """Serve collections over HTTP, to this machine alone, until Ctrl-C; RAYDML_... in the environment says more."""
+    """Serve collections over HTTP until Ctrl-C, to this machine alone unless told; RAYDML_... says more."""
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, **_parse(changes or [])}
     with answering(False):
         from api.serve import serve as run

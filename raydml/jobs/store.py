@@ -19,6 +19,7 @@ from raydml.jobs.changes import add_event, touch
 from raydml.jobs.database import Database
 from raydml.jobs.ids import DEFAULT_PROJECT, milliseconds, new_id
 from raydml.jobs.merging import merge_patch
+from raydml.jobs.projects import owned
 from raydml.jobs.records import (
     Attempt,
     Checkpoint,
@@ -122,9 +123,7 @@ class JobStore:
         """Jobs that fit all filters, newest first; `after` is a page's `next`. SpecError for an unknown state."""
         if unknown := set(states) - set(STATES):
             raise SpecError(f"state: {', '.join(sorted(unknown))}: there are {', '.join(STATES)}")
-        query = select(JobRow).order_by(JobRow.id.desc()).limit(min(limit, MOST) + 1)
-        if project is not None:
-            query = query.where(JobRow.project_id == project)
+        query = owned(select(JobRow), project).order_by(JobRow.id.desc()).limit(min(limit, MOST) + 1)
         if states:
             query = query.where(JobRow.state.in_(states))
         if name is not None:
@@ -277,9 +276,7 @@ class JobStore:
             return {id: Head(event, metric, ended is not None) for id, event, metric, ended in session.execute(query)}
 
     def _row(self, session: Session, job: str, project: str | None, version: int | None = None) -> JobRow:
-        query = select(JobRow).where(JobRow.id == job)
-        if project is not None:
-            query = query.where(JobRow.project_id == project)
+        query = owned(select(JobRow).where(JobRow.id == job), project)
         if not session.info.get("reading"):
             query = query.with_for_update()
         row = session.scalars(query).one_or_none()

@@ -18,6 +18,7 @@ from raydml.errors import CheckpointError, DataError, SpecError
 from raydml.files import digest_of_json, sha256_file, whole_folder, write_json
 from raydml.models.embedding import EmbeddingModel, as_input, build_model
 from raydml.models.transformers_backbone import TransformersBackbone
+from raydml.plugins import plugged
 from raydml.spec import CustomBackbone, ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -116,6 +117,8 @@ def load_model(folder: str | Path, *, module: nn.Module | None = None) -> Embedd
             f"{folder / WEIGHTS} is damaged: its SHA-256 is {digest[:12]}…, config.json says {recorded[:12]}…",
             folder=str(folder),
         )
+    if isinstance(spec.backbone, CustomBackbone) and module is None and spec.backbone.plugin is not None:
+        module = plugged("models", spec.backbone.plugin)
     if isinstance(spec.backbone, CustomBackbone) and module is None:
         raise SpecError(f"{folder} holds weights of your own module: load_model(folder, module=<the module>)")
     model = build_model(spec, input_shape, seed=0, custom=module)

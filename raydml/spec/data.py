@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raydml.spec.base import Frozen
+from raydml.spec.base import PLUGIN, Frozen
 
 
 class AugmentSpec(Frozen):
@@ -97,9 +97,12 @@ class ArraysData(ImageOptions):
 
 
 class CustomData(DataBase):
-    """A torch Dataset handed to `raydml.train(spec, dataset=...)`."""
+    """A torch Dataset handed to `raydml.train(spec, dataset=...)`, or one that an installed plug-in makes."""
 
     kind: Literal["custom"] = "custom"
+    plugin: str | None = Field(
+        None, pattern=PLUGIN, description="its entry point in raydml.plugins.datasets; None: one is handed over"
+    )
 
 
 DataSpec = Annotated[GlyphsData | ImageFolderData | ManifestData | ArraysData | CustomData, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from raydml.spec.base import Frozen
+from raydml.spec.base import PLUGIN, Frozen
 
 
 class SmallCnn(Frozen):
@@ -37,9 +37,15 @@ class Linear(Frozen):
 
 
 class CustomBackbone(Frozen):
-    """A torch module handed to `raydml.train(spec, model=...)` that maps inputs to (batch, dimension)."""
+    """A torch module handed to `raydml.train(spec, model=...)`, or one that an installed plug-in makes.
+
+    It maps inputs to (batch, dimension).
+    """
 
     kind: Literal["custom"] = "custom"
+    plugin: str | None = Field(
+        None, pattern=PLUGIN, description="its entry point in raydml.plugins.models; None: one is handed over"
+    )
 
 
 class NgramBag(Frozen):

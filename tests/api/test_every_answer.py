@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from api import Settings, create_app, openapi
+from api.serve import check_address
 from api.settings import load_settings
 from raydml.errors import ModelMismatch, ResourceError, SpecError
 from tests.api.conftest import Connect
@@ -134,14 +135,14 @@ async def test_alive_at_once_and_ready_while_the_folder_is_there(connect: Connec
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com", ""])
-def test_an_address_that_others_can_reach_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(SpecError, match="requests carry no keys yet"):
-        load_settings({"host": host})
+def test_an_address_that_others_can_reach_is_refused_without_keys_with_the_reason(host: str, home: Path) -> None:
+    with pytest.raises(SpecError, match="can be reached by other machines, and there is no API key yet"):
+        check_address(Settings(home=home, host=host))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_an_address_of_this_machine_alone_is_taken(host: str) -> None:
-    assert load_settings({"host": host}).host == host
+    check_address(load_settings({"host": host}))
 
 
 def test_settings_come_from_the_environment_and_unknown_ones_are_refused(

@@ -26,9 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": {"errors"},
     "spec": {"errors", "catalogue"},
     "specfile": BASE,
+    "plugins": {"errors"},
     "membership": BASE,
     "data": BASE,
-    "models": BASE | {"data"},
+    "models": BASE | {"data", "plugins"},
     "datasets": {"errors", "files"},
     "client": {"errors", "spec"},
     "starter": BASE | {"data", "specfile"},
@@ -41,14 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"spec", "training"},
     "card": {"files", "spec"},
     "runs": UPPER | {"specfile"},
-    "run": UPPER | {"specfile", "environment", "progress", "card", "runs"},
+    "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins"},
+    "jobs": UPPER | {"specfile", "plugins", "runs", "run"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
-    "jobs": UPPER | {"specfile", "run", "runs"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter", "client"},
+    | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
+    | {"jobs", "client"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs", "client"},
 }
 
@@ -70,7 +72,11 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "alembic": ("jobs/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
+<<<<<<< HEAD
     "api": ("cli/service.py", "client/local.py"),
+=======
+    "api": ("cli/service.py", "cli/keys.py"),
+>>>>>>> rest
     "matplotlib": ("data/", "report.py"),
 }
 
