@@ -72,11 +72,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "alembic": ("jobs/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-<<<<<<< HEAD
-    "api": ("cli/service.py", "client/local.py"),
-=======
-    "api": ("cli/service.py", "cli/keys.py"),
->>>>>>> rest
+    "api": ("cli/service.py", "cli/keys.py", "client/local.py"),
     "matplotlib": ("data/", "report.py"),
 }
 
