@@ -15,6 +15,7 @@ from raydml import __version__
 from raydml.client.calls import Call
 from raydml.client.collections import Collections
 from raydml.client.jobs import Jobs
+from raydml.client.records import Audit, Schemas
 from raydml.client.resource import Resource, S, operation
 from raydml.client.retries import Retries
 from raydml.client.senders import AsyncSender, Sender
@@ -45,6 +46,11 @@ class API(Resource[S]):
         return AliasTable(self.sender)
 
     @property
+    def audit(self) -> Audit[S]:
+        """What the keys of the project did."""
+        return Audit(self.sender)
+
+    @property
     def schemas(self) -> Schemas[S]:
         """JSON Schemas of what the server takes and gives."""
         return Schemas(self.sender)
@@ -58,20 +64,6 @@ class API(Resource[S]):
     def ready(self) -> Call[bool]:
         """Whether requests can be served; ServerBusy where they cannot."""
         return Call("GET", "/readyz", lambda read: read["status"] == "ready")
-
-
-class Schemas(Resource[S]):
-    """JSON Schemas by name."""
-
-    @operation
-    def list(self) -> Call[Any]:
-        """Their names; `job` is that of a spec."""
-        return Call("GET", "/v1/schemas", lambda read: read["schemas"])
-
-    @operation
-    def get(self, name: str) -> Call[dict[str, Any]]:
-        """One of them."""
-        return Call("GET", "/v1/schemas/{schema}", dict, {"schema": name})
 
 
 class Client(API[Sender]):

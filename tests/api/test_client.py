@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,41 +17,78 @@ from PIL import Image
 
 from raydml import AsyncClient, Client
 from raydml.errors import Conflict, DataError, NotFound, RequestRefused
+from raydml.files import write_json
+from raydml.jobs.database import Database
+from raydml.jobs.supervisor import Supervisor
+from raydml.spec import JobSpec
 from tests.api.awaited import Awaited
 from tests.api.conftest import server
+from tests.jobs.cluster import FakeAttempt, FakeCluster
 
 pytestmark = pytest.mark.timeout(300)
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 PAYLOADS = [{"colour": "red" if row % 4 else "blue", "row": row} for row in range(40)]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of this module."""
-    with server(tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+@dataclass(frozen=True)
+class Place:
+    """What a client is told, and the folder that its server has, or that it has itself."""
+
+    home: Path
+    told: dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=["server", "folder"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a client is told: a server's URL, or a folder."""
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A real server on a free port, and a folder."""
+    home = tmp_path_factory.mktemp(request.param)
     if request.param == "folder":
-        return {"local": tmp_path_factory.mktemp("folder")}
-    return {"url": request.getfixturevalue("url")}
+        yield Place(home, {"local": home})
+        return
+    with server(home) as (url, _):
+        yield Place(home, {"url": url})
 
 
 @pytest.fixture(scope="module", params=["blocking", "awaited"])
-def client(request: pytest.FixtureRequest, place: dict[str, Any]) -> Iterator[Client]:
+def client(request: pytest.FixtureRequest, place: Place) -> Iterator[Client]:
     """Each kind of client, at each place."""
     if request.param == "blocking":
-        with Client(**place) as client:
+        with Client(**place.told) as client:
             yield client
         return
     loop = asyncio.new_event_loop()
-    awaited = Awaited(loop, AsyncClient(**place))
+    awaited = Awaited(loop, AsyncClient(**place.told))
     yield awaited  # type: ignore[misc]
     awaited.close()
     loop.close()
+
+
+class Work:
+    """The supervisor of a place over a cluster that does what the test says."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.database, self.cluster = home, Database.at(home), FakeCluster(cpus=64)
+        self.supervisor = Supervisor(self.database, home, self.cluster)
+
+    def tick(self) -> None:
+        assert self.supervisor.tick()
+
+    def started(self, job: str) -> FakeAttempt:
+        """The job's first attempt, at work."""
+        self.tick()
+        attempt = FakeAttempt(self.cluster, self.home, job)
+        attempt.begin()
+        self.tick()
+        return attempt
+
+
+@pytest.fixture(scope="module")
+def work(place: Place) -> Iterator[Work]:
+    """For all tests of a place: its jobs are other jobs."""
+    work = Work(place.home)
+    yield work
+    work.supervisor.close()
+    work.database.close()
 
 
 @pytest.fixture
@@ -229,3 +268,126 @@ def test_names_cannot_lead_to_other_paths(client: Client) -> None:
     for name in ("../aliases", "a/points", "a?b", "ä", "a#b"):
         with pytest.raises((RequestRefused, NotFound)):
             client.collections.get(name)
+
+
+SPEC = {"data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}, "parallel": {"workers": {"min": 1, "max": 4}}}
+
+
+def made(client: Client, **said: Any) -> Any:
+    """A queued job."""
+    return client.jobs.create({"name": "small", **SPEC}, **said)
+
+
+def test_a_job_is_made_once_found_and_changed(client: Client) -> None:
+    team = uuid4().hex
+    jobs = [made(client, name=f"j{n}", labels={"team": team, "n": str(n)}, priority=n) for n in range(3)]
+    assert made(client, request=f"r-{team}").id == made(client, request=f"r-{team}").id
+    listed = list(client.jobs.list(labels={"team": team}, page_size=1))
+    assert [job.id for job in listed] == [job.id for job in reversed(jobs)]
+    assert [job.name for job in client.jobs.list(labels={"team": team, "n": "1"}, state=["queued", "failed"])] == ["j1"]
+    assert list(client.jobs.list(labels={"team": team}, state="running")) == []
+    first = client.jobs.get(jobs[0].id)
+    assert (first.name, first.state, first.facts.priority, first.facts.labels["n"]) == ("j0", "queued", 0, "0")
+    changed = first.patch(labels={"n": None, "new": "x"}, priority=7, version=first.facts.version)
+    assert (changed.facts.labels, changed.facts.priority) == ({"team": team, "new": "x"}, 7)
+    with pytest.raises(Conflict):
+        first.patch(priority=8, version=first.facts.version)
+    with pytest.raises(NotFound):
+        client.jobs.get("job_" + "0" * 26)
+
+
+def test_a_spec_file_goes_as_it_is_and_its_mistakes_are_named_by_line(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: filed\ndata: {kind: glyphs}\nloss: {kind: triplet, margin: 0.25}\n")
+    assert client.jobs.create(path).facts.spec["loss"]["margin"] == 0.25
+    assert client.jobs.create(JobSpec.model_validate({"name": "whole", **SPEC})).facts.spec["name"] == "whole"
+    path.write_text("name: filed\ndata: {kind: glyphs}\nloss: {kind: triplet, marign: 0.25}\n")
+    with pytest.raises(RequestRefused, match="marign") as caught:
+        client.jobs.create(path)
+    assert "3" in str(caught.value.data["errors"])
+
+
+def test_a_plan_says_what_a_spec_would_do(client: Client) -> None:
+    plan = client.jobs.plan({"name": "small", **SPEC})
+    assert plan["world_sizes"] and plan["parameters"] > 0
+
+
+def test_a_job_is_followed_from_the_queue_to_its_result(client: Client, work: Work, tmp_path: Path) -> None:
+    job = made(client)
+    events = job.events()
+    assert next(events).data["to"] == "queued"
+    attempt = work.started(job.id)
+    told = [next(events) for _ in range(4)]
+    assert [event.type for event in told] == ["attempt", "state", "membership", "state"]
+    assert job.wait("running", timeout=60).state == "running"
+    for step in (1, 2, 3):
+        attempt.step(step)
+    attempt.checkpoint(3)
+    attempt.place.output.parent.mkdir(parents=True, exist_ok=True)
+    attempt.place.output.write_bytes(b"loading\nstep 3\n")
+    (attempt.place.run / "model").mkdir()
+    (attempt.place.run / "model" / "weights.bin").write_bytes(bytes(range(256)) * 1000)
+    attempt.end("succeeded", result={"model_sha256": "ab"})
+    work.tick()
+    rest = list(events)
+    assert [event.seq for event in [*told, *rest]] == list(range(2, 2 + len(told) + len(rest)))
+    assert [event.type for event in rest] == ["checkpoint", "state"] and rest[-1].data["to"] == "succeeded"
+    assert [event.seq for event in job.events(3, follow=False)] == list(range(4, 2 + len(told) + len(rest)))
+    done = job.wait()
+    assert (done.state, done.result["model_sha256"], done.facts.ended) == ("succeeded", "ab", True)
+    frame = job.metrics().to_pandas()
+    assert frame["step"].tolist() == [1, 2, 3] and frame["loss"].tolist() == [1 / step for step in (1, 2, 3)]
+    assert [metric.step for metric in job.follow_metrics(after=1)] == [2, 3]
+    for follow in (True, False):
+        assert [line.text for line in job.logs(follow=follow)] == ["loading", "step 3"]
+    assert [checkpoint.step for checkpoint in job.checkpoints()] == [3]
+    assert [change.cause for change in job.workers().changes] == ["start"]
+    assert "model/weights.bin" in {artifact.path for artifact in job.artifacts(page_size=2)}
+    got = job.download("model/weights.bin", tmp_path)
+    assert got.read_bytes() == bytes(range(256)) * 1000
+    assert job.evaluation().state == "succeeded"
+    with pytest.raises(NotFound):
+        job.download("model/none.bin", tmp_path)
+    with pytest.raises(Conflict, match="succeeded"):
+        job.cancel()
+
+
+def test_a_job_is_paused_resumed_resized_and_stopped(client: Client, work: Work) -> None:
+    job = made(client)
+    assert job.pause().state == "paused"
+    assert client.jobs[job.id].resume().state == "queued"
+    assert job.resize((2, 3)).facts.workers.model_dump() == {"min": 2, "max": 3}
+    assert job.resize(4).facts.workers.max == 4
+    attempt = work.started(job.id)
+    job.cancel()
+    work.tick()
+    assert job.get().state == "stopping" and attempt.asked_to_stop
+    attempt.end("interrupted")
+    work.tick()
+    assert job.wait("cancelled", timeout=60).state == "cancelled"
+    assert made(client).kill().state == "cancelled"
+
+
+def test_a_job_is_forked_from_a_checkpoint_with_changes(client: Client, work: Work) -> None:
+    job = made(client, labels={"a": "b"})
+    attempt = work.started(job.id)
+    folder = attempt.place.run / "checkpoints" / "step-00000005"
+    folder.mkdir(parents=True)
+    (folder / "state.safetensors").write_bytes(b"state")
+    digest = hashlib.sha256(b"state").hexdigest()
+    write_json(folder / "checkpoint.json", {"step": 5, "state_sha256": digest, "file_sha256": digest, "parts": {}})
+    child = job.fork(5, {"loss": {"margin": 0.5}}, name="child")
+    assert (child.facts.parent.job, child.facts.parent.step) == (job.id, 5)
+    assert (child.name, child.facts.spec["loss"]["margin"], child.facts.labels) == ("child", 0.5, {"a": "b"})
+    with pytest.raises(Conflict, match="no checkpoint of step 6"):
+        job.fork(6)
+    job.kill()
+    work.tick()
+
+
+def test_a_server_tells_its_schemas_and_what_was_done(client: Client) -> None:
+    assert "job" in client.schemas.list()
+    assert "properties" in client.schemas.get("job")
+    assert [entry.seq for entry in client.audit.list(page_size=2)] == sorted(
+        (entry.seq for entry in client.audit.list()), reverse=True
+    )
