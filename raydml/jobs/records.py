@@ -55,6 +55,7 @@ class Job:
     finished_at: int | None
     deadline_seconds: int | None
     workers: Workers
+    granted: int | None  # workers that the server lets it have now
     progress: dict[str, Any] | None
     attempt: int
     parent: Parent | None
@@ -150,6 +151,7 @@ def job_of(row: JobRow) -> Job:
         finished_at=row.finished_at,
         deadline_seconds=row.deadline_seconds,
         workers=Workers(row.workers_min, row.workers_max),
+        granted=row.granted,
         progress=row.progress,
         attempt=row.attempt,
         parent=Parent(row.parent_job, row.parent_step) if row.parent_job else None,

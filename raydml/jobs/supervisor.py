@@ -71,6 +71,8 @@ class Supervisor:
             if not self._lease.take(self._clock()):
                 self._read.clear()
                 return False
+            if not self._busy():
+                return True
             sight = self._look()
             for _ in range(PASSES):
                 self._read_runs()
@@ -85,6 +87,11 @@ class Supervisor:
             log.warning("lease_lost", reason=str(lost))
             return False
         return True
+
+    def _busy(self) -> bool:
+        """Whether there is anything to decide: a cluster is asked for, and started, only then."""
+        with self._database.reading() as session:
+            return bool(open_jobs(session))
 
     def _look(self) -> Sight:
         """Before the files are read, so that nothing is missed of a process that is gone."""
