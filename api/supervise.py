@@ -5,6 +5,7 @@ Its settings come as one line of JSON on stdin, which stays open for as long as 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -41,7 +42,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     while not stop.is_set():
         _turn(supervisor, launcher)
         stop.wait(BETWEEN)
-    if local is not None and supervisor.acts:
+    if local is not None and supervisor.acts and local.url():
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
@@ -95,6 +96,8 @@ def main() -> None:
     """The process."""
     settings = Settings.model_validate_json(sys.stdin.readline())
     configure_logging(settings.log_level)
+    for library in ("httpx2", "httpcore2"):  # a line for each look at Ray
+        logging.getLogger(library).setLevel(logging.WARNING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says when
