@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -21,8 +21,7 @@ _BLOCK_ROWS = 8192  # vectors of one row of the database at most: SQLite's limit
 _AT_ONCE = 8192  # ids or keys in one query
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A row of `points`."""
 
     key: int
@@ -33,8 +32,7 @@ class Point:
 
     def row(self) -> tuple[Any, ...]:
         """As stored, with its checksum."""
-        values = (self.key, self.id, self.payload, self.sequence, self.written)
-        return (*values, crc(*values))
+        return (*self, crc(*self))
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,10 @@ class Change:
             fields = payload_index.fields(self.connection)
             payload_index.remove(self.connection, fields, known)
             changed = [
-                replace(
-                    point,
+                point._replace(
                     sequence=self.sequence,
-                    payload=orjson.dumps({**orjson.loads(point.payload), **payload}).decode(),
+                    payload=orjson.dumps({**orjson.loads(point.payload), **payload} if merge else payload).decode(),
                 )
-                if merge
-                else replace(point, sequence=self.sequence, payload=orjson.dumps(payload).decode())
                 for point in known
             ]
             self._put(changed)

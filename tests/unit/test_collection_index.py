@@ -55,7 +55,7 @@ def test_no_index_is_kept_that_is_slower_than_a_scan_or_misses_its_recall(
     seconds = iter([0.1] + [1.0] * 1000)
     monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
     slow = approximate.build(tmp_path, "index.faiss", searched, 0.9)
-    assert (slow["setting"], len(slow["curve"])) == (None, len(approximate._FACTORS))
+    assert (slow["setting"], len(slow["curve"])) == (None, 5)
     seconds = iter([1.0] + [0.1] * 1000)
     assert approximate.build(tmp_path, "index.faiss", searched, 1.0)["setting"] is None
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +93,7 @@ def test_a_collection_with_an_index_loses_and_gains_points_and_can_be_asked_exac
     collection.seal()
     build_fast(collection, monkeypatch)
     assert is_indexed(collection)
-    collection._live.every = 50
+    collection._live.every, collection._live.share = 50, 1.0
     gone = [hits[0].id for hits in collection.search(QUERIES[:50], k=1, exact=True)]
     collection.delete(list(dict.fromkeys(gone)))
     collection.upsert(["new"], QUERIES[:1])
