@@ -24,18 +24,21 @@ def is_indexed(collection: Collection) -> bool:
     return any(part.get("setting") for part in collection.stats()["parts"])
 
 
+@pytest.mark.parametrize(("kind", "seconds"), [("IVF256,Flat", 0.1), ("IVF256,PQ8x4fs", 0.5)])
 def test_recall_of_unseen_queries_is_what_was_asked_for(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float
 ) -> None:
     for metric in ("cosine", "l2", "inner_product"):
         searched = Searched.of(VECTORS, metric)  # type: ignore[arg-type]
         folder = tmp_path_factory.mktemp("built")
         monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
-        seconds = iter([1.0] + [0.1] * 1000)  # the scan is slower than any setting
-        monkeypatch.setattr(approximate, "_timed", lambda work, seconds=seconds: (work(), next(seconds)))
+        taken = iter([1.0] + [seconds] * 8 + [0.1] * 1000)  # a scan; the lists of vectors with 2 to 256 probed; of codes
+        monkeypatch.setattr(approximate, "_timed", lambda work, taken=taken: (work(), next(taken)))
         facts = approximate.build(folder, "index.faiss", searched, 0.95)
+        assert facts["kind"] == kind
         assert facts["setting"]["low"] >= 0.95
-        assert [point["nprobe"] for point in facts["curve"]] == sorted(point["nprobe"] for point in facts["curve"])
+        probed = [point["nprobe"] for point in facts["curve"] if point["kind"] == kind]
+        assert probed == sorted(probed)
         index = approximate.Approximate.read(folder / "index.faiss", facts)
         for usable in (None, np.arange(COUNT) % 3 > 0):
             _, truth = nearest(QUERIES, searched, 10, usable)
