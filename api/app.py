@@ -35,7 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = Service(settings)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    for part in (search, points, identities, collections, snapshots, aliases, health):  # the first is found the fastest
+    app.include_router(search.direct)  # the first is found the fastest
+    for part in (search, points, identities, collections, snapshots, aliases, health):
         app.include_router(part.router)
     app.add_middleware(Envelope, settings=settings)
     problems.install(app)
