@@ -8,7 +8,20 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api import aliases, collections, health, identities, openapi, points, problems, search, snapshots
+from api import (
+    aliases,
+    collections,
+    health,
+    identities,
+    insights,
+    metrics,
+    openapi,
+    points,
+    problems,
+    search,
+    shadows,
+    snapshots,
+)
 from api.envelope import Envelope
 from api.service import Service
 from api.settings import Settings
@@ -36,8 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = Service(settings)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     app.include_router(search.direct)  # the first is found the fastest
-    for part in (search, points, identities, collections, snapshots, aliases, health):
+    for part in (search, points, identities, insights, collections, shadows, snapshots, aliases, metrics, health):
         app.include_router(part.router)
-    app.add_middleware(Envelope, settings=settings)
+    app.add_middleware(Envelope, settings=settings, requests=app.state.service.requests)
     problems.install(app)
     return app

@@ -19,7 +19,7 @@ from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
 
 COMMITTED = Path(__file__).with_name("openapi.json")
-_EVERYWHERE = (413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
+_EVERYWHERE = (408, 413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

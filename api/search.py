@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from api import bodies
 from api.answers import BatchAnswer, SearchAnswer
-from api.asking import asked
+from api.asking import prepared
 from api.documents import BatchRequest, RecommendRequest, SearchRequest
 from api.limits import check_k, check_name, check_points, check_queries
 from api.openapi import refusals, takes
@@ -58,9 +58,9 @@ async def search_batch(collection: CollectionDep, service: ServiceDep, request: 
     """Several searches at once, each with its own k and filter; one that is refused refuses all."""
     body = await bodies.read(request, BatchRequest)
     check_queries(len(body.searches), service.settings)
-    prepared = [await _prepare(service, collection, each) for each in body.searches]
-    check_queries(sum(map(len, prepared)), service.settings)
-    found = await asyncio.gather(*(service.searches.run(each) for each in prepared))
+    searches = [await _prepare(service, collection, each) for each in body.searches]
+    check_queries(sum(map(len, searches)), service.settings)
+    found = await asyncio.gather(*(service.searches.run(each) for each in searches))
     answers = [
         {"results": documents(hits, each.with_payload, each.with_vectors)}
         for hits, each in zip(found, body.searches, strict=True)
@@ -81,9 +81,7 @@ async def recommend(collection: CollectionDep, service: ServiceDep, request: Req
 
 
 async def _prepare(service: Service, collection: Collection, body: SearchRequest) -> Search:
-    given = await asked(service, collection, body)
-    options = tuple((name, getattr(body, name)) for name in OPTIONS)
-    return Search(collection, given.get("vectors"), given.get("ids"), body.k, body.filter, options)
+    return await prepared(service, collection, body, **{name: getattr(body, name) for name in OPTIONS})
 
 
 def documents(

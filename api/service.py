@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 import structlog
 from fastapi import Depends, Path, Request
 
+from api.counting import Requests
 from api.problems import Problem
 from api.searches import Searches
 from api.settings import Settings
@@ -25,6 +26,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.requests = Requests()
         self.store = Store(settings.home, settings.patience)
         self.tasks = Tasks(settings.max_waiting_tasks)
         self.analyses = Tasks(ANALYSES, threads=1, name="analyses")

@@ -58,7 +58,8 @@ class Change:
         if known:
             self._kill(np.array([point.key for point in known.values()], dtype=np.int64))
         keys, next_key = self._keys(ids, known)
-        sequence, points, blocks = state.sequence, [], []
+        sequence, blocks = state.sequence, []
+        points: list[Point] = []
         for start in range(0, len(ids), _BLOCK_ROWS):
             sequence += 1
             here = slice(start, start + _BLOCK_ROWS)
