@@ -32,9 +32,7 @@ def test_recall_of_unseen_queries_is_what_was_asked_for(
         searched = Searched.of(VECTORS, metric)  # type: ignore[arg-type]
         folder = tmp_path_factory.mktemp("built")
         monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
-        taken = iter(
-            [1.0] + [seconds] * 8 + [0.1] * 1000
-        )  # a scan; 2 to 256 lists of vectors; codes
+        taken = iter([1.0] + [seconds] * 8 + [0.1] * 1000)  # a scan; 2 to 256 lists of vectors; codes
         monkeypatch.setattr(approximate, "_timed", lambda work, taken=taken: (work(), next(taken)))
         facts = approximate.build(folder, "index.faiss", searched, 0.95)
         assert facts["kind"] == kind
