@@ -23,7 +23,7 @@ SWITCHING = refusals(400, 409, 415, 422, 429)
 @router.get("/aliases", responses=refusals(429))
 async def get_aliases(service: ServiceDep, store: StoreDep) -> AliasesAnswer:
     """All aliases."""
-    return _answer(await service.tasks.run(store.aliases.current))
+    return answer_of(await service.tasks.run(store.aliases.current))
 
 
 @router.post("/aliases:switch", response_model=AliasesAnswer, responses=SWITCHING, openapi_extra=takes(SwitchRequest))
@@ -35,7 +35,7 @@ async def switch_aliases(service: ServiceDep, store: StoreDep, request: Request)
         store.folder.mkdir(parents=True, exist_ok=True)
         return store.aliases.switch(body.changes, body.expected)
 
-    return bodies.answer(request, _answer(await service.tasks.run(lambda: _checked(switch))).model_dump())
+    return bodies.answer(request, answer_of(await service.tasks.run(lambda: checked(switch))).model_dump())
 
 
 @router.post(
@@ -44,15 +44,15 @@ async def switch_aliases(service: ServiceDep, store: StoreDep, request: Request)
 async def roll_back_aliases(service: ServiceDep, store: StoreDep, request: Request) -> Response:
     """Make the aliases what they were before the newest switch."""
     body = await bodies.read(request, RollBackRequest)
-    generation = await service.tasks.run(lambda: _checked(lambda: store.aliases.roll_back(body.expected)))
-    return bodies.answer(request, _answer(generation).model_dump())
+    generation = await service.tasks.run(lambda: checked(lambda: store.aliases.roll_back(body.expected)))
+    return bodies.answer(request, answer_of(generation).model_dump())
 
 
-def _answer(generation: Generation) -> AliasesAnswer:
+def answer_of(generation: Generation) -> AliasesAnswer:
     return AliasesAnswer(generation=generation.number, aliases=dict(generation.collections))
 
 
-def _checked(change: Callable[[], Generation]) -> Generation:
+def checked(change: Callable[[], Generation]) -> Generation:
     """Raises Problem 409 where another switch came since the generation that was expected."""
     try:
         return change()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from api.documents import Id, Payload
+from api.documents import Id, Payload, Threshold
 
 Lsn = Annotated[
     int, Field(description="the number of a change; reads with this as min_lsn see it, whatever process answers")
@@ -131,6 +131,57 @@ class Duplicates(BaseModel):
     """Groups of ids, in order of insertion."""
 
     groups: list[list[Id]]
+
+
+class Explanation(BaseModel):
+    """Why a query found what it found."""
+
+    margin: float | None = Field(description="by which the first identity is ahead; null where there are not two")
+    hubness: list[float] = Field(description="of each hit: how often it is a neighbour, beside the average point")
+    hits: list[FoundPoint] = Field(description="the nearest of each identity")
+
+
+class Explanations(BaseModel):
+    """The explanation of each query."""
+
+    results: list[Explanation]
+
+
+class Compacted(BaseModel):
+    """What was merged; nothing where it was not worth it."""
+
+    segments: int
+    rows: int = Field(description="of these segments, with the dead ones")
+    kept: int
+
+
+class Filled(BaseModel):
+    """A shadow after some more of its points were embedded."""
+
+    embedded: int
+    complete: bool = Field(description="whether every point is there")
+    points: int = Field(description="of the shadow")
+
+
+class ComparedQuality(BaseModel):
+    """One collection on the queries of a comparison."""
+
+    right: int = Field(description="queries whose nearest point is of their identity")
+    interval: tuple[float, float] = Field(description="of their share, 95 %")
+    recall: float = Field(description="of the points of a query's identity, the share among its neighbours")
+    threshold: Threshold | None = Field(description="null where there are too few points for the false accept rate")
+
+
+class Compared(BaseModel):
+    """The same points searched in a collection and in its shadow."""
+
+    queries: int
+    current: ComparedQuality
+    shadow: ComparedQuality
+    better: int = Field(description="queries that the shadow alone gets right")
+    worse: int = Field(description="queries that the collection alone gets right")
+    kept_neighbours: float = Field(description="the share of neighbours that stay")
+    changed_first: float = Field(description="the share of queries with another nearest point")
 
 
 class Stats(BaseModel):

@@ -15,15 +15,18 @@ from api import (
     collections,
     health,
     identities,
+    insights,
     job_parts,
     job_streams,
     job_verbs,
     jobs,
+    metrics,
     openapi,
     points,
     problems,
     schemas,
     search,
+    shadows,
     snapshots,
 )
 from api.envelope import Envelope
@@ -34,8 +37,8 @@ from raydml import __version__
 
 # The first is found the fastest.
 PARTS = (
-    search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
-    schemas, audit, health,
+    search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
+    job_parts, artifacts, schemas, audit, metrics, health,
 )  # fmt: skip
 
 
@@ -60,9 +63,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
+    app.include_router(search.direct)
     for part in PARTS:
         app.include_router(part.router)
     app.add_middleware(Guard, service=service)
-    app.add_middleware(Envelope, settings=settings)
+    app.add_middleware(Envelope, settings=settings, requests=service.requests)
     problems.install(app)
     return app

@@ -7,6 +7,7 @@ from typing import Any
 from api import bodies, images
 from api.documents import Query
 from api.limits import check_queries, check_query
+from api.searches import Search
 from api.service import Service, check_lsn
 from api.store import check_model
 from raydml.search import Collection
@@ -25,6 +26,12 @@ async def asked(service: Service, collection: Collection, query: Query) -> dict[
     vectors = await _vectors(service, collection, query)
     check_queries(len(vectors), service.settings)
     return {"vectors": vectors}
+
+
+async def prepared(service: Service, collection: Collection, query: Query, **options: Any) -> Search:
+    """The query for the queue of searches; with equal `options` of `Collection.search`, others share its call."""
+    given = await asked(service, collection, query)
+    return Search(collection, given.get("vectors"), given.get("ids"), query.k, query.filter, tuple(options.items()))
 
 
 async def _vectors(service: Service, collection: Collection, query: Query) -> Array:

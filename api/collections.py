@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from api import bodies
-from api.answers import Description, Listing, Stats
-from api.documents import CreateRequest
+from api.answers import Compacted, Description, Listing, Stats
+from api.documents import CreateRequest, NewCollection
 from api.openapi import refusals, takes
+from api.problems import Problem
 from api.service import CollectionDep, Service, ServiceDep, StoreDep, lsn
 from api.store import NAME
 from raydml.search import Collection
@@ -61,6 +62,30 @@ async def get_stats(collection: CollectionDep, service: ServiceDep) -> Stats:
 async def delete_collection(name: Named, service: ServiceDep, store: StoreDep) -> None:
     """Remove a collection with everything in it; 409 while an alias points to it."""
     await service.tasks.run(lambda: store.delete(name))
+
+
+@router.post("/{name}/compact", responses=refusals(404, 422, 429, 507))
+async def compact_collection(collection: CollectionDep, service: ServiceDep) -> Compacted:
+    """Merge segments and drop dead rows, in a process of its own; others read and write meanwhile."""
+    report = await service.analyses.run(collection.compact)
+    return Compacted(**report) if report else Compacted(segments=0, rows=0, kept=0)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Description,
+    responses=refusals(400, 404, 409, 415, 422, 429, 507),
+    openapi_extra=takes(NewCollection),
+)
+async def add_collection(service: ServiceDep, store: StoreDep, request: Request) -> Response:
+    """Make a collection; 409 where there is one of this name. PUT makes it or finds it there."""
+    body = await bodies.read(request, NewCollection)
+    given = body.dimension, body.metric, body.model_digest, body.run
+    if not await service.tasks.run(lambda: store.create(body.name, *given)):
+        raise Problem(409, "collection-exists", f"collection {body.name} exists: take another name, or PUT")
+    described = await describe(service, await service.collection(store, body.name))
+    return bodies.answer(request, described.model_dump(), 201)
 
 
 async def describe(service: Service, collection: Collection) -> Description:

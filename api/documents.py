@@ -46,6 +46,12 @@ class CreateRequest(Document):
     model_digest: Digest = None
 
 
+class NewCollection(CreateRequest):
+    """A new collection, with its name."""
+
+    name: Name
+
+
 class UpsertRequest(Document):
     """Points to insert, or to replace: vector and payload."""
 
@@ -170,6 +176,46 @@ class DuplicatesRequest(Document):
     min_lsn: MinLsn = None
 
 
+class ExplainRequest(Query):
+    """Queries: why do they find what they find?"""
+
+    field: StrictStr = Field(description="of payloads, which holds the identity")
+    seed: StrictInt = Field(0, ge=0, description="of the points whose neighbours are counted")
+
+
+class NegativesRequest(Document):
+    """The points that are confused with points of other identities."""
+
+    field: StrictStr = Field(description="of payloads, which holds the identity")
+    k: StrictInt = Field(5, ge=1, description="points of other identities for each point")
+    min_lsn: MinLsn = None
+
+
+class FillRequest(Document):
+    """Points of a collection to embed anew, into its shadow."""
+
+    run: Name = Field(description="the run whose model embeds them")
+    field: StrictStr = Field(description="of payloads, with the text, or an image's path in the server's folder")
+    kind: Literal["text", "image"] = Field(description="what the field holds")
+    limit: StrictInt = Field(1000, ge=1, description="points of one request; send it again until it is complete")
+
+
+class ReportRequest(Document):
+    """A comparison of a collection with its shadow."""
+
+    field: StrictStr = Field(description="of payloads, which holds the identity")
+    k: StrictInt = Field(10, ge=1)
+    queries: StrictInt = Field(1000, ge=1, description="points that both are searched for")
+    false_accept_rate: float = Field(0.01, gt=0, lt=1, description="at which their thresholds are compared")
+    seed: StrictInt = Field(0, ge=0)
+
+
+class ReplaceRequest(Document):
+    """An alias that is to point to the shadow instead."""
+
+    alias: Name
+
+
 class RestoreRequest(Document):
     """A snapshot becomes a new collection."""
 
@@ -193,5 +239,6 @@ class RollBackRequest(Document):
 BODIES = (
     CreateRequest, UpsertRequest, DeleteRequest, GetRequest, PayloadRequest, SearchRequest, BatchRequest,
     RecommendRequest, SwitchRequest, RollBackRequest, ClassifyRequest, CalibrateRequest, VerifyRequest,
-    IdentifyRequest, DuplicatesRequest, RestoreRequest,
+    IdentifyRequest, DuplicatesRequest, RestoreRequest, NewCollection, ExplainRequest, NegativesRequest, FillRequest,
+    ReportRequest, ReplaceRequest,
 )  # fmt: skip

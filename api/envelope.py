@@ -1,7 +1,8 @@
-"""What surrounds every request: its id, the host it is addressed to, a limit on its body, a log line, the last 500."""
+"""What surrounds every request: its id, the host it is addressed to, limits on its body, a log line, the last 500."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -10,7 +11,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import TOO_LARGE, Problem, printable, refuse
+from api.counting import Requests
+from api.problems import TOO_LARGE, TOO_SLOW, Problem, printable, refuse
 from api.settings import Settings, is_loopback
 
 HEADER = "X-Request-Id"
@@ -23,9 +25,10 @@ log = structlog.get_logger()
 class Envelope:
     """The outermost middleware of our own."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, requests: Requests) -> None:
         self.app = app
         self.settings = settings
+        self.requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -40,12 +43,14 @@ class Envelope:
         structlog.contextvars.bind_contextvars(request=scope["request_id"])
         try:
             self._check(headers)
-            await self.app(scope, _Limited(receive, self.settings.max_body_bytes), answer)
+            await self.app(scope, _Limited(receive, self.settings), answer)
         except Exception as error:  # nobody else is left to answer
             refusal = refuse(error, scope["path"], scope["request_id"])
             if not answer.status:
                 await refusal(scope, receive, answer)
         finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self.requests.add(scope["method"], route, answer.status, time.perf_counter() - answer.began)
             log.info("request", method=scope["method"], path=printable(scope["path"]), **answer.facts())
 
     def _check(self, headers: Headers) -> None:
@@ -65,18 +70,27 @@ class Envelope:
 
 
 class _Limited:
-    """`receive`, until the body is longer than the limit: for bodies that do not say their length."""
+    """`receive`, until the body is longer than the limit, which not all bodies say before, or takes too long."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, settings: Settings) -> None:
         self.receive = receive
-        self.limit = limit
+        self.settings = settings
+        self.end = asyncio.get_running_loop().time() + settings.body_seconds
         self.count = 0
+        self.whole = False
 
     async def __call__(self) -> Message:
-        message = await self.receive()
+        if self.whole:  # what follows is that the client has gone, at any time
+            return await self.receive()
+        try:
+            async with asyncio.timeout_at(self.end):
+                message = await self.receive()
+        except TimeoutError:
+            raise too_slow(self.settings.body_seconds, self.count) from None
+        self.whole = not message.get("more_body", False)
         self.count += len(message.get("body", b""))
-        if self.count > self.limit:
-            raise too_large(self.limit, f"more than {self.limit}")
+        if self.count > self.settings.max_body_bytes:
+            raise too_large(self.settings.max_body_bytes, f"more than {self.settings.max_body_bytes}")
         return message
 
 
@@ -109,5 +123,15 @@ def too_large(limit: int, length: str) -> Problem:
         TOO_LARGE,
         "content-too-large",
         f"the body has {length[:20]} bytes, and {limit} are taken: send fewer points at once, or vectors as binary",
+        headers={"Connection": "close"},
+    )
+
+
+def too_slow(seconds: float, count: int) -> Problem:
+    """The body did not arrive in time; nothing was done, and the connection is closed."""
+    return Problem(
+        TOO_SLOW,
+        "body-too-slow",
+        f"{count} bytes of the body came in {seconds:g} seconds, and then no more: send less at once, or faster",
         headers={"Connection": "close"},
     )

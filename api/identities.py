@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from api import bodies, documents
 from api.answers import Classes, Duplicates, Identities, Verdicts
-from api.asking import asked
+from api.asking import prepared
 from api.documents import CalibrateRequest, ClassifyRequest, DuplicatesRequest, IdentifyRequest, VerifyRequest
 from api.limits import check_points
 from api.openapi import refusals, takes
@@ -28,10 +28,8 @@ CALIBRATIONS = {"pairs": identities.calibrate_pairs, "identify": identities.cali
 async def classify(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
     """The commonest class among each query's nearest points; null where too few agree."""
     body = await bodies.read(request, ClassifyRequest)
-    query = {**await asked(service, collection, body), "filter": body.filter}
-    found = await service.tasks.run(
-        lambda: identities.classify(collection, body.field, body.k, body.least_share, body.least_score, **query)
-    )
+    hits = await service.searches.run(await prepared(service, collection, body, score_threshold=body.least_score))
+    found = identities.elected(hits, body.field, body.least_share)
     results = [{"label": one.label, "share": one.share, "hits": hits_of([one.hits])[0]} for one in found]
     return bodies.answer(request, {"results": results})
 
@@ -61,10 +59,9 @@ async def verify(collection: CollectionDep, service: ServiceDep, request: Reques
 async def identify(collection: CollectionDep, service: ServiceDep, request: Request) -> Response:
     """Who each query is, by the threshold; null for somebody unknown."""
     body = await bodies.read(request, IdentifyRequest)
-    query = {**await asked(service, collection, body), "filter": body.filter}
-    found = await service.tasks.run(
-        lambda: identities.identify(collection, _threshold(body.threshold), body.k, **query)
-    )
+    threshold = _threshold(body.threshold)
+    hits = await service.searches.run(await prepared(service, collection, body, group_by=threshold.field))
+    found = identities.recognised(hits, threshold, collection.metric)
     results = [{"identity": one.identity, "score": one.score, "hits": hits_of([one.hits])[0]} for one in found]
     return bodies.answer(request, {"results": results})
 

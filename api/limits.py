@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from api.documents import Query
 from api.problems import TOO_LARGE, UNPROCESSABLE, Problem
 from api.settings import Settings
+from api.store import NAME
+
+_NAME = re.compile(NAME)
+
+
+def check_name(name: str) -> None:
+    """What a collection may be called."""
+    if not _NAME.fullmatch(name):
+        raise Problem(UNPROCESSABLE, "invalid-request", f"{name[:200]!r} is no name of a collection or alias: {NAME}")
 
 
 def check_points(count: int, settings: Settings) -> None:

@@ -20,7 +20,7 @@ from api.problems import MEDIA_TYPE, ProblemDocument
 from api.scopes import PUBLIC, needed
 
 COMMITTED = Path(__file__).with_name("openapi.json")
-_EVERYWHERE = (413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
+_EVERYWHERE = (408, 413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
 _GUARDED = (401, 403, 429)  # of any request that needs a key
 _SCHEME = {
     "type": "http",

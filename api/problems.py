@@ -44,7 +44,7 @@ from raydml.errors import (
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
-MALFORMED, UNPROCESSABLE, TOO_LARGE, UNSUPPORTED, BUSY = 400, 422, 413, 415, 429
+MALFORMED, UNPROCESSABLE, TOO_SLOW, TOO_LARGE, UNSUPPORTED, BUSY = 400, 422, 408, 413, 415, 429
 
 # The status of each error that raydml raises on purpose; of several that fit, the most special one counts.
 STATUS: dict[type[RaydmlError], int] = {

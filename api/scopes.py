@@ -23,7 +23,20 @@ RESOURCES: dict[str, tuple[Needed, Needed]] = {
 
 # Questions about a collection that are asked by POST, as they have a body.
 QUESTIONS = frozenset(
-    {"search", "search:batch", "recommend", "points:get", "classify", "calibrate", "verify", "identify", "duplicates"}
+    {
+        "search",
+        "search:batch",
+        "recommend",
+        "points:get",
+        "classify",
+        "calibrate",
+        "verify",
+        "identify",
+        "duplicates",
+        "explain",
+        "hard-negatives",
+        "report",
+    }
 )
 
 
@@ -39,5 +52,6 @@ def needed(method: str, path: str) -> Needed:
 def is_question(method: str, path: str) -> bool:
     """Whether the request changes nothing."""
     parts = path.split("/")[1:]
-    asked = method == "POST" and len(parts) == 4 and parts[:2] == ["v1", "collections"] and parts[3] in QUESTIONS
+    of_one = parts[:2] == ["v1", "collections"] and len(parts) in (4, 6)  # or of its shadow
+    asked = method == "POST" and of_one and parts[-1] in QUESTIONS
     return asked or method in ("GET", "HEAD", "OPTIONS")

@@ -62,17 +62,17 @@ class Searches:
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._queue: deque[Waiting] = deque()
-        self._waiting = 0
+        self.waiting = 0
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="raydml-search")
 
     async def run(self, search: Search) -> Hits:
         """The hits of each query. Raises Problem 429 where the queue is full."""
-        if self._waiting and self._waiting + len(search) > self._max_waiting:
-            raise busy(f"{self._waiting} queries are waiting already")
+        if self.waiting and self.waiting + len(search) > self._max_waiting:
+            raise busy(f"{self.waiting} queries are waiting already")
         answer: asyncio.Future[Hits] = asyncio.get_running_loop().create_future()
         self._queue.append(Waiting(search, search.kind, answer))
-        self._waiting += len(search)
+        self.waiting += len(search)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return await answer
@@ -112,13 +112,13 @@ class Searches:
             first = self._queue.popleft()
             size = len(first.search)
             if first.answer.done():  # given up by its client
-                self._waiting -= size
+                self.waiting -= size
             elif taken and (first.kind != taken[0].kind or count + size > self._max_batch):
                 left.append(first)
             else:
                 taken.append(first)
                 count += size
-                self._waiting -= size
+                self.waiting -= size
         self._queue = left
         return taken
 

@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from api.access import Access, caller_of
 from api.auditing import Auditor
+from api.counting import Requests
 from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
@@ -31,6 +32,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.requests = Requests()
         self.database = Database(settings.database_url)
         self._stores: dict[str, Store] = {}
         self.tasks = Tasks(settings.max_waiting_tasks)
@@ -55,6 +57,10 @@ class Service:
             )
             store = self._stores.setdefault(caller.project, store)
         return store
+
+    def opened(self) -> list[tuple[str, Collection]]:
+        """Every collection that is open in this process, behind its project."""
+        return [(project, each) for project, store in list(self._stores.items()) for each in store.opened()]
 
     async def collection(self, store: Store, name: str) -> Collection:
         """The collection of this name or alias. Raises Problem 404 where there is none."""

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
 
     patience: float = Field(5.0, ge=0, le=600, description="seconds that a change waits for another process's")
     max_body_bytes: int = Field(64 * _MEBIBYTE, ge=1024, le=1 << 31, description="of a request's body")
+    body_seconds: float = Field(120.0, gt=0, le=3600, description="that a request's body may take to arrive")
     max_points: int = Field(10_000, ge=1, le=1_000_000, description="points in one request, written or read")
     max_queries: int = Field(1024, ge=1, le=100_000, description="queries in one request")
     max_k: int = Field(1000, ge=1, le=100_000, description="neighbours of one query")

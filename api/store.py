@@ -46,6 +46,11 @@ class Store:
         """Of all collections, sorted."""
         return sorted(path.parent.name for path in self.folder.glob(f"*/{DATABASE}"))
 
+    def opened(self) -> list[Collection]:
+        """Those that are open now and not removed since, by name."""
+        held = [(name, self.held(name)) for name in sorted(self._held)]
+        return [collection for _, collection in held if collection is not None]
+
     def held(self, name: str) -> Collection | None:
         """The collection where it is open already; of its own name alone, not of an alias."""
         held = self._held.get(name)

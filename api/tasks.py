@@ -21,14 +21,14 @@ class Tasks:
     def __init__(self, limit: int, threads: int = THREADS, name: str = "tasks") -> None:
         self._limit = limit
         self._name = name
-        self._waiting = 0
+        self.waiting = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"raydml-{name}")
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """Do the work in a thread. Raises Problem 429 where as many wait already as may."""
-        if self._waiting >= self._limit:
-            raise busy(f"{self._waiting} {self._name} are waiting already")
-        self._waiting += 1
+        if self.waiting >= self._limit:
+            raise busy(f"{self.waiting} {self._name} are waiting already")
+        self.waiting += 1
         context = structlog.contextvars.get_contextvars()
 
         def bound() -> Answer:
@@ -44,7 +44,7 @@ class Tasks:
         self._pool.shutdown(wait=True)
 
     def _done(self, _: object) -> None:
-        self._waiting -= 1
+        self.waiting -= 1
 
 
 def busy(why: str) -> Problem:

@@ -1,10 +1,11 @@
 """A segment's vectors -> an index that finds most of the nearest rows much faster than a scan, where there is one.
 
-Inverted lists of 4-bit product-quantised codes (Faiss's IVF with PQ fast-scan) give candidates, which are compared with
-the vectors themselves. How many lists are probed and how many candidates are compared is measured on vectors of the
-segment, not given: the fastest setting whose recall, beside an exact search, is surely above the target. Where no
-setting is, or none is faster than the scan, there is no index. Graphs (HNSW) are not used: Faiss's crash when vectors
-are added during a search, lose exact duplicates, and were slower at the same recall (benchmarks/results/search.md).
+Inverted lists (Faiss's IVF) of the vectors themselves, or of 4-bit product-quantised codes (PQ fast-scan), whose
+candidates are compared with the vectors. Which of the two, how many lists are probed and how many candidates are
+compared is measured, not given: the fastest setting whose recall, beside an exact search, is surely above the target,
+for vectors of the segment that the lists were not trained on. Where no setting is, or none is faster than the scan,
+there is no index. Graphs (HNSW) are not used: Faiss's crash when vectors are added during a search, lose exact
+duplicates, and were slower at the same recall (benchmarks/results/search.md).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from raydml.search.blas import for_batch
 from raydml.search.items import Array
 from raydml.search.nearest import Searched, faced_queries, nearest, rescored
 from raydml.search.recall import num_common, wilson
@@ -25,10 +28,11 @@ from raydml.search.recall import num_common, wilson
 MIN_ROWS = 20_000  # fewer are scanned: in 2 ms and less, for 128 dimensions
 _QUERIES = 400
 _K = 10
-_FACTORS = (4, 10, 25, 60)  # candidates compared for each hit
+_FACTORS = {"Flat": (1,), "PQ": (4, 10, 25, 60)}  # candidates compared for each hit
 _MOST_CANDIDATES = 4096
 _SPARE = 4  # compared in float64 beyond k
-_FEWEST = 2  # log2 of the lists probed at least: queries are seldom as near to their lists as stored vectors
+_ROOM = 4  # times as many are found where some of them may be dead
+_FEWEST = 1  # log2 of the lists probed at least: queries are seldom as near to their lists as stored vectors
 _PER_LIST = 64  # training vectors for each list
 _ROUNDS = 12  # of k-means
 
@@ -48,39 +52,50 @@ class Setting:
 class Approximate:
     """An index and the setting that it is searched with."""
 
-    def __init__(self, index: Any, setting: Setting) -> None:
+    def __init__(self, index: Any, setting: Setting, scan_microseconds: float) -> None:
         self.index = index
         self.setting = setting
+        self._scan_microseconds = scan_microseconds
 
     @classmethod
     def read(cls, path: Path, facts: dict[str, Any]) -> Approximate:
-        """From its file, and what the database says of it."""
-        return cls(faiss.read_index(str(path)), Setting(**facts["setting"]))
+        """From its file, which stays mapped, and what the database says of it."""
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        return cls(index, Setting(**facts["setting"]), facts["scan_microseconds"])
 
     def serves(self, k: int) -> bool:
         """Whether so many hits can be asked for."""
         return k * self.setting.factor <= _MOST_CANDIDATES
 
+    @property
+    def cost_of_exact(self) -> float:
+        """The time of a scan beside its own."""
+        return self._scan_microseconds / self.setting.microseconds
+
     def nearest(self, queries: Array, searched: Searched, k: int, usable: Array | None) -> tuple[Array, Array]:
         """As `nearest.nearest`, but for some neighbours that are missed, never for their number or their scores."""
         values, rows = self._compared(queries, searched, k, usable)
-        short = np.flatnonzero(rows[:, -1] < 0)  # too few in the lists probed
-        if len(short):
+        if rows[:, -1].min() < 0:  # too few in the lists probed
+            short = np.flatnonzero(rows[:, -1] < 0)
             values[short], rows[short] = nearest(queries[short], searched, k, usable)
         return values, rows
 
+    @cached_property
+    def _parameters(self) -> Any:
+        return faiss.SearchParametersIVF(nprobe=self.setting.nprobe)  # type: ignore[call-arg]
+
     def _compared(self, queries: Array, searched: Searched, k: int, usable: Array | None) -> tuple[Array, Array]:
         asked = faced_queries(queries, searched.metric)
-        depth = min(k * self.setting.factor, len(searched.vectors))
-        parameters = faiss.SearchParametersIVF(nprobe=self.setting.nprobe)  # type: ignore[call-arg]
-        _, rows = self.index.search(asked, depth, params=parameters)
+        kept = min(k + _SPARE, len(searched.vectors))
+        room = 1 if usable is None else _ROOM
+        depth = min(max(room * kept, k * self.setting.factor), len(searched.vectors))
+        with for_batch(len(asked)):
+            _, rows = self.index.search(asked, depth, params=self._parameters)
         if usable is not None:
             rows[~usable[rows]] = -1  # a row of -1 is already none
-        distances = _distances(asked, searched, rows)
-        kept = min(k + _SPARE, depth)
         if kept < depth:
-            best = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
-            rows = rows[np.arange(len(rows))[:, None], best]
+            best = np.argpartition(_distances(asked, searched, rows), kept - 1, axis=1)[:, :kept]
+            rows = np.take_along_axis(rows, best, axis=1)
         return rescored(queries, rows, searched, k)
 
 
@@ -88,44 +103,48 @@ def build(folder: Path, name: str, searched: Searched, target: float) -> dict[st
     """Write an index to the file `name` in `folder`, if it is worth one; gives what the database keeps of it.
 
     {} for a segment that is too small; else rows, target, the microseconds of a scan, the curve, and the setting, which
-    is None where none reaches the target faster than a scan.
+    is None where there is no index.
     """
     if len(searched.vectors) < MIN_ROWS or searched.vectors.shape[1] < 2:
         return {}
-    index = _trained(searched)
-    sample = np.sort(np.random.default_rng(1).choice(len(searched.vectors), _QUERIES, replace=False))
-    truth, scan = _truth(searched, sample)
-    curve = _curve(index, searched, sample, truth, scan)
-    reaching = [setting for setting in curve if setting.low >= target and setting.microseconds < scan]
-    chosen = min(reaching, key=lambda setting: setting.microseconds, default=None)
+    shuffled = np.random.default_rng(0).permutation(len(searched.vectors))
+    asked, others = np.sort(shuffled[:_QUERIES]), shuffled[_QUERIES:]
+    truth, scan = _truth(searched, asked)
+    indexes = _trained(searched, others)
+    curves = {kind: _curve(kind, index, searched, asked, truth, scan, target) for kind, index in indexes.items()}
+    every = [(one, kind) for kind, curve in curves.items() for one in curve]
+    good = [(one, kind) for one, kind in every if one.low >= target and one.microseconds < scan]
+    chosen, kind = min(good, key=lambda pair: pair[0].microseconds, default=(None, "none"))
     if chosen is not None:
-        faiss.write_index(index, str(folder / name))
+        faiss.write_index(indexes[kind], str(folder / name))
     return {
-        "kind": index_name(searched),
+        "kind": kind if chosen is None else index_name(searched, kind),
         "target": target,
         "scan_microseconds": round(scan, 1),
         "setting": None if chosen is None else asdict(chosen),
-        "curve": [asdict(setting) for setting in curve],
+        "curve": [{"kind": index_name(searched, kind)} | asdict(one) for one, kind in every],
     }
 
 
-def index_name(searched: Searched) -> str:
-    """Faiss's factory string: about 4 sqrt(n) lists, and 4 bits for every two dimensions."""
+def index_name(searched: Searched, kind: str) -> str:
+    """Faiss's factory string: about 4 sqrt(n) lists, of vectors (Flat) or of 4 bits for every two dimensions (PQ)."""
     count, dimension = searched.vectors.shape
-    lists = 2 ** round(np.log2(4 * np.sqrt(count)))
     codes = next(number for number in range(max(1, dimension // 2), 0, -1) if dimension % number == 0)
-    return f"IVF{lists},PQ{codes}x4fs"
+    lists = 2 ** round(np.log2(4 * np.sqrt(count)))
+    return {"Flat": f"IVF{lists},Flat", "PQ": f"IVF{lists},PQ{codes}x4fs"}[kind]
 
 
-def _trained(searched: Searched) -> Any:
+def _trained(searched: Searched, sample: Array) -> dict[str, Any]:
+    """An index of each kind, both with the same lists; `sample` are the rows that may be learned from."""
     metric = faiss.METRIC_L2 if searched.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    index: Any = faiss.index_factory(searched.vectors.shape[1], index_name(searched), metric)
-    index.cp.niter = _ROUNDS
-    count = min(len(searched.faced), _PER_LIST * index.nlist)
-    sample = np.random.default_rng(0).choice(len(searched.faced), count, replace=False)
-    index.train(searched.faced[np.sort(sample)])
-    index.add(searched.faced)
-    return index
+    dimension = searched.vectors.shape[1]
+    codes: Any = faiss.index_factory(dimension, index_name(searched, "PQ"), metric)
+    codes.cp.niter = _ROUNDS
+    codes.train(searched.faced[np.sort(sample[: _PER_LIST * codes.nlist])])
+    flat: Any = faiss.IndexIVFFlat(codes.quantizer, dimension, codes.nlist, metric)
+    for index in (codes, flat):
+        index.add(searched.faced)
+    return {"Flat": flat, "PQ": codes}
 
 
 def _truth(searched: Searched, rows: Array) -> tuple[Array, float]:
@@ -140,19 +159,24 @@ def without_own(found: Array, own: Array) -> Array:
     return np.take_along_axis(found, order, axis=1)[:, :-1]
 
 
-def _curve(index: Any, searched: Searched, rows: Array, truth: Array, scan: float) -> list[Setting]:
-    """Settings from fast to slow, up to the first number of lists that is slower than a scan."""
+def _curve(
+    kind: str, index: Any, searched: Searched, rows: Array, truth: Array, scan: float, target: float
+) -> list[Setting]:
+    """Settings from fast to slow, up to the first number of lists that is slower than a scan or one that is enough."""
     queries = searched.vectors[rows]
     curve: list[Setting] = []
+    enough = scan
     for nprobe in (2**power for power in range(_FEWEST, int(np.log2(index.nlist)) + 1)):
-        for factor in _FACTORS:
-            trial = Approximate(index, Setting(nprobe, factor, 0.0, 0.0, 0.0, 0.0))
+        for factor in _FACTORS[kind]:
+            trial = Approximate(index, Setting(nprobe, factor, 0.0, 0.0, 0.0, 0.0), scan)
             (_, found), seconds = _timed(lambda trial=trial: trial.nearest(queries, searched, _K + 1, None))  # type: ignore[misc]
             hits = num_common(without_own(found, rows), truth)
             low, high = wilson(hits, truth.size)
             setting = Setting(nprobe, factor, hits / truth.size, low, high, round(seconds / len(rows) * 1e6, 1))
             curve.append(setting)
-        if min(setting.microseconds for setting in curve[-len(_FACTORS) :]) > scan:
+            if low >= target:
+                enough = min(enough, setting.microseconds)
+        if min(setting.microseconds for setting in curve[-len(_FACTORS[kind]) :]) > enough:
             break
     return curve
 

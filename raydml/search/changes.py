@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import count, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -21,8 +22,7 @@ _BLOCK_ROWS = 8192  # vectors of one row of the database at most: SQLite's limit
 _AT_ONCE = 8192  # ids or keys in one query
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A row of `points`."""
 
     key: int
@@ -33,8 +33,7 @@ class Point:
 
     def row(self) -> tuple[Any, ...]:
         """As stored, with its checksum."""
-        values = (self.key, self.id, self.payload, self.sequence, self.written)
-        return (*values, crc(*values))
+        return (*self, crc(*self))
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,28 @@ class Change:
         """The number of this change."""
         return self.view.state.sequence + 1
 
-    def upsert(self, ids: Sequence[Id], vectors: Array, payloads: Sequence[Payload]) -> int:
-        """Insert points, or replace the vector and payload of those that are there; gives the last sequence number."""
+    def upsert(self, ids: Sequence[Id], vectors: Array, payloads: Sequence[str]) -> int:
+        """Insert points, or replace the vector and payload of those that are there; gives the last sequence number.
+
+        `payloads` are JSON.
+        """
         known = {point.id: point for point in points_by_id(self.connection, ids)}
-        state, sequence = self.view.state, self.view.state.sequence
+        state = self.view.state
         if known:
             self._kill(np.array([point.key for point in known.values()], dtype=np.int64))
-        fields = payload_index.fields(self.connection)
-        next_key, points, blocks = state.next_key, [], []
+        keys, next_key = self._keys(ids, known)
+        sequence, blocks = state.sequence, []
+        points: list[Point] = []
         for start in range(0, len(ids), _BLOCK_ROWS):
             sequence += 1
-            keys = []
-            for place in range(start, min(start + _BLOCK_ROWS, len(ids))):
-                old = known.get(ids[place])
-                key, next_key = (next_key, next_key + 1) if old is None else (old.key, next_key)
-                points.append(Point(key, ids[place], orjson.dumps(payloads[place]).decode(), sequence, sequence))
-                keys.append(key)
-            block = (sequence, state.open_segment, np.array(keys, "<i8").tobytes(),
-                     vectors[start : start + _BLOCK_ROWS].astype("<f4", copy=False).tobytes())  # fmt: skip
+            here = slice(start, start + _BLOCK_ROWS)
+            numbers = repeat(sequence)
+            points += map(Point._make, zip(keys[here], ids[here], payloads[here], numbers, numbers, strict=False))
+            block = (sequence, state.open_segment, np.array(keys[here], "<i8").tobytes(),
+                     vectors[here].astype("<f4", copy=False).tobytes())  # fmt: skip
             blocks.append((*block, blob_crc(*block)))
         self.connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", blocks)
+        fields = payload_index.fields(self.connection)
         payload_index.remove(self.connection, fields, known.values())
         self._put(points)
         payload_index.add(self.connection, fields, points)
@@ -96,19 +97,24 @@ class Change:
             fields = payload_index.fields(self.connection)
             payload_index.remove(self.connection, fields, known)
             changed = [
-                replace(
-                    point,
+                point._replace(
                     sequence=self.sequence,
-                    payload=orjson.dumps({**orjson.loads(point.payload), **payload}).decode(),
+                    payload=orjson.dumps({**orjson.loads(point.payload), **payload} if merge else payload).decode(),
                 )
-                if merge
-                else replace(point, sequence=self.sequence, payload=orjson.dumps(payload).decode())
                 for point in known
             ]
             self._put(changed)
             payload_index.add(self.connection, fields, changed)
             self._advance(sequence=self.sequence)
         return len(known)
+
+    def _keys(self, ids: Sequence[Id], known: Mapping[Id, Point]) -> tuple[Sequence[int], int]:
+        """The key of each id, new ones for those that are not known; and the number of the next new key."""
+        first = self.view.state.next_key
+        if not known:
+            return range(first, first + len(ids)), first + len(ids)
+        fresh = count(first)
+        return [known[name].key if name in known else next(fresh) for name in ids], next(fresh)
 
     def _put(self, points: Iterable[Point]) -> None:
         self.connection.executemany(

@@ -22,7 +22,9 @@ def check_ids(ids: Iterable[Any], *, unique: bool) -> list[Id]:
     """Ids as str or int (any int64, also negative); a bool, another type or, if `unique`, a repetition is refused."""
     if isinstance(ids, str | bytes):
         raise CollectionError(f"ids must be a list of ids, not the single {ids!r}: write [{ids!r}]")
-    checked = [_check_id(identifier) for identifier in ids]
+    given = list(ids)
+    plain = set(map(type, given)) == {int} and min(given) >= -(2**63) and max(given) < 2**63
+    checked = given if plain else [_check_id(identifier) for identifier in given]
     if unique and len(set(checked)) < len(checked):
         seen: set[Id] = set()
         repeated = [identifier for identifier in checked if identifier in seen or seen.add(identifier)]  # type: ignore[func-returns-value]
@@ -56,13 +58,21 @@ def check_vectors(vectors: Any, dimension: int, metric: Metric) -> Array:
     return narrow
 
 
-def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[Payload]:
-    """Copies of the payloads, {} for None; each must be an object that JSON gives back unchanged."""
+def check_payloads(payloads: Sequence[Payload] | None, count: int) -> list[str]:
+    """The payloads as JSON, "{}" for None; each must be an object that JSON gives back unchanged."""
     if payloads is None:
-        return [{} for _ in range(count)]
+        return ["{}"] * count
     if len(payloads) != count:
         raise CollectionError(f"{len(payloads)} payloads for {count} ids: give one for each, or none")
-    return [_check_payload(number, {} if payload is None else payload) for number, payload in enumerate(payloads)]
+    given = [{} if payload is None else payload for payload in payloads]
+    try:
+        texts = [orjson.dumps(payload) for payload in given]
+        plain = set(map(type, given)) <= {dict} and max(map(len, texts), default=0) <= _LARGEST_PAYLOAD
+        if plain and orjson.loads(b"[" + b",".join(texts) + b"]") == given:
+            return [text.decode() for text in texts]
+    except (TypeError, ValueError):
+        pass  # named below
+    return [_check_payload(number, payload) for number, payload in enumerate(given)]
 
 
 def check_k(k: Any) -> int:
@@ -90,12 +100,12 @@ def _check_id(identifier: Any) -> Id:
     return int(identifier)
 
 
-def _check_payload(number: int, payload: Any) -> Payload:
+def _check_payload(number: int, payload: Any) -> str:
     if not isinstance(payload, dict):
         raise CollectionError(f"payload {number} must be a dict, not {type(payload).__name__}")
     try:
         text = orjson.dumps(payload)
-        copy: Payload = orjson.loads(text)
+        copy = orjson.loads(text)
     except (TypeError, ValueError) as error:
         raise CollectionError(f"payload {number} cannot be written as JSON: {error}") from error
     if len(text) > _LARGEST_PAYLOAD:
@@ -105,7 +115,7 @@ def _check_payload(number: int, payload: Any) -> Payload:
         )
     if copy != payload:
         raise CollectionError(f"payload {number} is not the same after JSON: lists instead of tuples, no NaN, no dates")
-    return copy
+    return text.decode()
 
 
 def _is_text(text: str) -> bool:

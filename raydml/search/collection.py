@@ -109,6 +109,7 @@ class Collection(Store):
         if question.exact or question.allowed is not None or not len(array):
             return
         view, k = reading.view, min(question.k, len(reading.view))
-        if any(engine.approximate(part, k) for part in view.parts.values()) and self._live.due(len(array)):
+        indexes = [index for part in view.parts.values() if (index := engine.approximate(part, k)) is not None]
+        if indexes and self._live.due(len(array), max(index.cost_of_exact for index in indexes)):
             found, truth = (engine.search(view, array[:1], k, exact=exact)[1] for exact in (False, True))
             self._live.add(num_common(found, truth), int((truth >= 0).sum()))

@@ -78,8 +78,12 @@ def classify(
     """
     if not 0 <= least_share <= 1:
         raise CollectionError(f"least_share is a share from 0 to 1, not {least_share}")
-    results = collection.search(k=k, score_threshold=least_score, **query)
-    return [_elected(hits, field, least_share) for hits in results]
+    return elected(collection.search(k=k, score_threshold=least_score, **query), field, least_share)
+
+
+def elected(found: Sequence[Sequence[Hit]], field: str, least_share: float) -> list[Classified]:
+    """The class of each query by its hits."""
+    return [_elected(hits, field, least_share) for hits in found]
 
 
 def calibrate_pairs(collection: Collection, field: str, false_accept_rate: float, seed: int = 0) -> Threshold:
@@ -142,12 +146,16 @@ def same(collection: Collection, pairs: Iterable[tuple[Id, Id]], threshold: Thre
 def identify(collection: Collection, threshold: Threshold, k: int = 5, **query: Any) -> list[Identified]:
     """The identity of each query, None for somebody unknown; `query` is what `search` takes."""
     check_k(k)
-    results = collection.search(k=k, group_by=threshold.field, **query)
+    return recognised(collection.search(k=k, group_by=threshold.field, **query), threshold, collection.metric)
+
+
+def recognised(found: Sequence[Sequence[Hit]], threshold: Threshold, metric: Metric) -> list[Identified]:
+    """Who each query is by its hits, one of each identity."""
     answers = []
-    for hits in results:
-        known = bool(hits) and bool(_accepts(np.array(hits[0].score), threshold.score, collection.metric))
+    for hits in found:
+        accepted = bool(hits) and bool(_accepts(np.array(hits[0].score), threshold.score, metric))
         score = hits[0].score if hits else None
-        answers.append(Identified(_label(hits[0].payload, threshold.field) if known else None, score, hits))
+        answers.append(Identified(_label(hits[0].payload, threshold.field) if accepted else None, score, list(hits)))
     return answers
 
 

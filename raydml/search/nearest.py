@@ -79,11 +79,10 @@ def nearest(queries: Array, searched: Searched, k: int, usable: Array | None = N
 
 def rescored(queries: Array, rows: Array, searched: Searched, k: int) -> tuple[Array, Array]:
     """The k best of each query's candidate `rows` (nq, m), -1 for none, by their float64 closeness."""
-    closeness = np.empty(rows.shape)
     step = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1] * queries.shape[1]))
-    for start in range(0, len(queries), step):
-        here = slice(start, start + step)
-        closeness[here] = _closeness(queries[here], searched.vectors[rows[here]], searched.metric)
+    places = [slice(start, start + step) for start in range(0, len(queries), step)]
+    parts = [_closeness(queries[here], searched.vectors[rows[here]], searched.metric) for here in places]
+    closeness = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, rows.shape[1])), *parts])
     closeness[rows < 0] = -np.inf
     return best_of(closeness, rows, rows, k)
 
@@ -148,6 +147,8 @@ def _rounding(query_norms: Array, searched: Searched) -> Array:
 
 def _norms(vectors: Array) -> Array:
     """L2 norms (n,) in float64, so that no float32 row under- or overflows."""
+    if len(vectors) <= _ROWS_AT_ONCE:
+        return np.asarray(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)))
     norms = np.empty(len(vectors))
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         here = slice(start, start + _ROWS_AT_ONCE)
@@ -157,6 +158,8 @@ def _norms(vectors: Array) -> Array:
 
 def _unit_rows(vectors: Array, norms: Array) -> Array:
     """Rows (n, d) divided by their norms, float32."""
+    if len(vectors) <= _ROWS_AT_ONCE:
+        return np.asarray((vectors / norms[:, None]).astype(np.float32))
     result = np.empty_like(vectors)
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         here = slice(start, start + _ROWS_AT_ONCE)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from raydml.search.payload_index import typed, values_at
 from raydml.search.reading import Reading
 
 _GROWTH = 4
+_HIT: Callable[[type[Hit], tuple[Any, ...]], Hit] = tuple.__new__  # what Hit(...) does, in C alone
 _MOST_HITS = 20_000_000  # of one request
 Found = tuple[Array, Array]  # closeness (nq, k) and keys (nq, k), -inf and -1 where there are no more
 
@@ -59,27 +61,21 @@ def answer(reading: Reading, queries: Array, question: Question, excluded: Array
 
 
 def render(reading: Reading, closeness: Array, keys: Array, question: Question) -> list[list[Hit]]:
-    """Keys (nq, k) as hits, without those that are -1."""
-    distinct = np.unique(keys[keys >= 0])
-    payloads: dict[int, Any] = {}
+    """Keys (nq, k) as hits, without those that are -1. Hits of several queries share no payload."""
+    there = keys >= 0
+    found = keys[there]
+    payloads: list[Any]
     if question.with_payload:
-        points = reading.points(distinct)
-        ids = {key: point.id for key, point in points.items()}
-        payloads = {key: orjson.loads(point.payload) for key, point in points.items()}
+        points = reading.points(np.unique(found))
+        each = [points[key] for key in found.tolist()]
+        ids, payloads = [point.id for point in each], [orjson.loads(point.payload) for point in each]
     else:
-        ids = reading.ids(distinct)
-    vectors = (
-        dict(zip(distinct.tolist(), reading.view.vectors(distinct)[0], strict=True)) if question.with_vectors else {}
-    )
-    shown = scores(closeness, reading.view.metric)
-    return [
-        [
-            Hit(ids[key], score, _copy(payloads[key]) if payloads else {}, vectors.get(key))
-            for key, score in zip(row, values, strict=True)
-            if key >= 0
-        ]
-        for row, values in zip(keys.tolist(), shown.tolist(), strict=True)
-    ]
+        ids, payloads = reading.ids(found), [{} for _ in range(len(found))]
+    vectors: Iterable[Any] = reading.vectors(found) if question.with_vectors else repeat(None)
+    shown = scores(closeness[there], reading.view.metric).tolist()
+    hits = list(map(_HIT, repeat(Hit), zip(ids, shown, payloads, vectors, strict=False)))
+    ends = np.cumsum(there.sum(axis=1)).tolist()
+    return [hits[start:end] for start, end in pairwise([0, *ends])]
 
 
 def recommended(reading: Reading, positives: Array, negatives: Array) -> Array:
@@ -135,8 +131,3 @@ def _first_of_each(keys: Array, groups: dict[int, Any], k: int) -> list[int]:
 def closeness_of(score: float, metric: Metric) -> float:
     """The inverse of `nearest.scores`."""
     return -(score**2) if metric == "l2" else score
-
-
-def _copy(payload: Any) -> Any:
-    """Hits of several queries share no payload."""
-    return orjson.loads(orjson.dumps(payload))

@@ -39,21 +39,27 @@ class Reading:
         return self.view.vectors(distinct)[0][places]
 
     def points(self, keys: Array) -> dict[int, Point]:
-        """By key. CollectionError where a row that was found is no point: its deletion was lost."""
+        """By key, of distinct ones. CollectionError where a row that was found is no point: its deletion was lost."""
         found = {point.key: point for point in points_by_key(self.connection, keys.tolist())}
         if len(found) != len(keys):
             raise damaged(self.view.folder / DATABASE, f"{len(keys) - len(found)} rows that were found are no points")
         return found
 
-    def ids(self, keys: Array) -> dict[int, Id]:
-        """By key, of points that are there: segments keep their ids, the database has those of unsealed rows."""
-        found: dict[int, Id] = {}
-        for number, (places, rows) in self.view.locate(keys).items():
+    def ids(self, keys: Array) -> list[Id]:
+        """Of points that are there: segments keep their ids, the database has those of unsealed rows."""
+        located = self.view.locate(keys)
+        found: list[Id] = [0] * len(keys)
+        for number, (places, rows) in located.items():
             held = self.view.parts[number].rows
             if isinstance(held, Segment):
-                found.update(zip(keys[places].tolist(), held.ids(rows), strict=True))
+                names = held.ids(rows)
             else:
-                found.update({key: point.id for key, point in self.points(keys[places]).items()})
+                points = self.points(np.unique(keys[places]))
+                names = [points[key].id for key in keys[places].tolist()]
+            if len(located) == 1:
+                return names
+            for place, name in zip(places.tolist(), names, strict=True):
+                found[place] = name
         return found
 
     def items(self, points: Sequence[Point]) -> list[Item]:

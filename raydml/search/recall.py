@@ -39,19 +39,25 @@ class Recall:
 
 
 class LiveRecall:
-    """Every so many approximate queries, one is to be searched exactly too."""
+    """Every so many approximate queries, one is to be searched exactly too; fewer where that would take long."""
 
-    def __init__(self, every: int = 1000) -> None:
+    def __init__(self, every: int = 1000, share: float = 0.01) -> None:
+        """`share`: of the time of all searches, what the samples may take."""
         self.every = every
+        self.share = share
         self._lock = threading.Lock()
         self._queries = self._sampled = self._hits = self._trials = 0
+        self._towards = 0.0  # the next sample
 
-    def due(self, queries: int) -> bool:
-        """Count some approximate queries; whether one of them is to be sampled."""
+    def due(self, queries: int, cost: float = 0.0) -> bool:
+        """Count some approximate queries; whether one is to be sampled, which takes `cost` times as long as a query."""
         with self._lock:
-            before = self._queries // self.every
             self._queries += queries
-            return self._queries // self.every > before
+            self._towards += queries / max(self.every, cost / self.share)
+            if self._towards < 1:
+                return False
+            self._towards %= 1
+            return True
 
     def add(self, hits: int, trials: int) -> None:
         """Count one sampled query: how many of its true neighbours were found."""

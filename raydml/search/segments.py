@@ -93,8 +93,8 @@ class Segment:
         if not len(self):
             return np.full(len(keys), -1)
         rows = np.searchsorted(self.keys, keys)
-        found = self.keys[np.minimum(rows, len(self) - 1)] == keys
-        return np.where(found, rows, -1)
+        rows[self.keys.take(rows, mode="clip") != keys] = -1
+        return rows
 
     def ids(self, rows: Array) -> list[Id]:
         """The ids of these rows."""

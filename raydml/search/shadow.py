@@ -44,18 +44,21 @@ class Comparison:
     changed_first: float  # the share of queries with another nearest item
 
 
-def fill(current: Collection, shadow: Collection, inputs: Callable[[Item], Any]) -> int:
+def fill(current: Collection, shadow: Collection, inputs: Callable[[Item], Any], most: int | None = None) -> int:
     """Embed every item anew by the shadow's model: `inputs` gives an item's image or text; gives the number embedded.
+
+    At most so many as `most`: fewer say that it is complete.
 
     Items that the shadow has already are passed over, so that a killed filling goes on where it was.
     """
     embedder = shadow.embedder()
     last: Id | None = None
     embedded = 0
-    while items := current.scroll(after=last, limit=_AT_ONCE):
+    while embedded != most and (items := current.scroll(after=last, limit=_AT_ONCE)):
         last = items[-1].id
         there = shadow.known([item.id for item in items])
         fresh = [item for item in items if item.id not in there]
+        fresh = fresh if most is None else fresh[: most - embedded]
         if fresh:
             vectors = embedder.embed([inputs(item) for item in fresh])
             shadow.upsert([item.id for item in fresh], vectors, [item.payload for item in fresh], embedder.digest)

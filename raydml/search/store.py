@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import orjson
 
 from raydml.errors import CollectionError, RaydmlError
 from raydml.search import backup, checks, payload_index, sealing
@@ -95,9 +96,9 @@ class Store(Opened):
         array = checks.check_vectors(vectors, self.dimension, self.metric)
         if len(checked) != len(array):
             raise CollectionError(f"{len(checked)} ids for {len(array)} vectors: give one for each")
-        copies = checks.check_payloads(payloads, len(checked))
-        content = ("upsert", checked, array.tobytes(), copies)
-        sequence = self.change(once(request, content, lambda change: change.upsert(checked, array, copies)))
+        texts = checks.check_payloads(payloads, len(checked))
+        said = () if request is None else ("upsert", checked, array.tobytes(), [orjson.loads(text) for text in texts])
+        sequence = self.change(once(request, said, lambda change: change.upsert(checked, array, texts)))
         if self._latest.state.open_rows >= SEAL_ROWS:
             with contextlib.suppress(RaydmlError):  # the items are durable; the next upsert tries again
                 self.seal()
@@ -123,7 +124,7 @@ class Store(Opened):
     ) -> int:
         """Add fields to the items' payloads, or replace them whole; gives how many of the ids were there."""
         checked = checks.check_ids(ids, unique=True)
-        (copied,) = checks.check_payloads([payload], 1)
+        copied = orjson.loads(checks.check_payloads([payload], 1)[0])
         content = ("set_payload", checked, copied, merge)
         return self.change(once(request, content, lambda change: change.set_payload(checked, copied, merge)))
 

@@ -123,15 +123,23 @@ class Part:
         return int(np.count_nonzero(self.dead[: len(self.rows)]))
 
     def rows_of(self, keys: Array) -> Array:
-        """The living row of each key (distinct ones), -1 where there is none."""
+        """The living row of each key, -1 where there is none."""
         if isinstance(self.rows, Segment):
             found = self.rows.rows_of(keys)
-            return np.where((found >= 0) & ~self.dead[found], found, -1)
-        held = np.flatnonzero(np.isin(self.rows.keys, keys) & self.alive)
-        result = np.full(len(keys), -1)
-        order = np.argsort(keys)
-        result[order[np.searchsorted(keys[order], self.rows.keys[held])]] = held
-        return result
+            return np.where(self.dead[found], -1, found) if self.num_dead else found
+        held, rows = self._living
+        if not len(held):
+            return np.full(len(keys), -1)
+        places = np.searchsorted(held, keys)
+        return np.where(held.take(places, mode="clip") == keys, rows.take(places, mode="clip"), -1)
+
+    @cached_property
+    def _living(self) -> tuple[Array, Array]:
+        """Keys of the living rows, ascending, and the rows."""
+        rows = np.flatnonzero(self.alive)
+        keys = self.rows.keys[rows]
+        order = np.argsort(keys, kind="stable")  # fast for keys that ascend already, as most do
+        return keys[order], rows[order]
 
     def with_dead(self, rows: Array) -> Part:
         """The same with some more rows dead; an array of its own, with room for later rows."""
@@ -166,12 +174,14 @@ class View:
         """Segment -> (places in `keys`, rows) of those of the keys whose point it holds."""
         places, found = np.arange(len(keys)), {}
         for number, part in reversed(self.parts.items()):  # the newest first: it is the likeliest to be asked for
-            if not len(places):
-                break
-            rows = part.rows_of(keys[places]) if len(part.rows) else np.full(len(places), -1)
-            if (rows >= 0).any():
-                found[number] = places[rows >= 0], rows[rows >= 0]
-            places = places[rows < 0]
+            if not len(places) or not len(part.rows):
+                continue
+            rows = part.rows_of(keys if len(places) == len(keys) else keys[places])
+            there = rows >= 0
+            if there.all():
+                found[number], places = (places, rows), places[:0]
+            elif there.any():
+                found[number], places = (places[there], rows[there]), places[~there]
         if len(places):
             raise damaged(self.folder / DATABASE, f"no segment holds the vectors of {len(places)} points")
         return found

@@ -24,18 +24,21 @@ def is_indexed(collection: Collection) -> bool:
     return any(part.get("setting") for part in collection.stats()["parts"])
 
 
+@pytest.mark.parametrize(("kind", "seconds"), [("IVF256,Flat", 0.1), ("IVF256,PQ8x4fs", 0.5)])
 def test_recall_of_unseen_queries_is_what_was_asked_for(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float
 ) -> None:
     for metric in ("cosine", "l2", "inner_product"):
         searched = Searched.of(VECTORS, metric)  # type: ignore[arg-type]
         folder = tmp_path_factory.mktemp("built")
         monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
-        seconds = iter([1.0] + [0.1] * 1000)  # the scan is slower than any setting
-        monkeypatch.setattr(approximate, "_timed", lambda work, seconds=seconds: (work(), next(seconds)))
+        taken = iter([1.0] + [seconds] * 8 + [0.1] * 1000)  # a scan; 2 to 256 lists of vectors; codes
+        monkeypatch.setattr(approximate, "_timed", lambda work, taken=taken: (work(), next(taken)))
         facts = approximate.build(folder, "index.faiss", searched, 0.95)
+        assert facts["kind"] == kind
         assert facts["setting"]["low"] >= 0.95
-        assert [point["nprobe"] for point in facts["curve"]] == sorted(point["nprobe"] for point in facts["curve"])
+        probed = [point["nprobe"] for point in facts["curve"] if point["kind"] == kind]
+        assert probed == sorted(probed)
         index = approximate.Approximate.read(folder / "index.faiss", facts)
         for usable in (None, np.arange(COUNT) % 3 > 0):
             _, truth = nearest(QUERIES, searched, 10, usable)
@@ -55,7 +58,7 @@ def test_no_index_is_kept_that_is_slower_than_a_scan_or_misses_its_recall(
     seconds = iter([0.1] + [1.0] * 1000)
     monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
     slow = approximate.build(tmp_path, "index.faiss", searched, 0.9)
-    assert (slow["setting"], len(slow["curve"])) == (None, len(approximate._FACTORS))
+    assert (slow["setting"], len(slow["curve"])) == (None, 5)
     seconds = iter([1.0] + [0.1] * 1000)
     assert approximate.build(tmp_path, "index.faiss", searched, 1.0)["setting"] is None
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +96,7 @@ def test_a_collection_with_an_index_loses_and_gains_points_and_can_be_asked_exac
     collection.seal()
     build_fast(collection, monkeypatch)
     assert is_indexed(collection)
-    collection._live.every = 50
+    collection._live.every, collection._live.share = 50, 1.0
     gone = [hits[0].id for hits in collection.search(QUERIES[:50], k=1, exact=True)]
     collection.delete(list(dict.fromkeys(gone)))
     collection.upsert(["new"], QUERIES[:1])

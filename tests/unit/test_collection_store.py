@@ -366,6 +366,84 @@ def test_a_seal_or_snapshot_or_rebuild_whose_disk_fails_anywhere_changes_nothing
     assert content(again) == before
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("operation", "at_least"), [("fsync", 8), ("rename", 1)])
+def test_a_compaction_whose_disk_fails_anywhere_changes_nothing_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, at_least: int, code: int
+) -> None:
+    with filled(tmp_path / "whole") as collection:
+        expected, ids = content(collection), nearest_ids(collection)
+    actual = getattr(os, operation)
+    for place in range(100):
+        shutil.copytree(tmp_path / "whole", tmp_path / str(place))
+        calls = 0
+
+        def failing(*given: Any, place: int = place) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == place + 1:
+                raise OSError(code, os.strerror(code))
+            return actual(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, operation, failing)
+            try:
+                compaction.compact(tmp_path / str(place))
+            except ResourceError:
+                assert calls == place + 1
+        with Collection.open(tmp_path / str(place)) as collection:
+            collection.check()
+            assert (content(collection), nearest_ids(collection)) == (expected, ids), place
+            if calls <= place:
+                break
+            assert compaction.compact(tmp_path / str(place)) == {"segments": 3, "rows": 60, "kept": 54}
+            collection.check()
+            assert content(collection) == expected
+            assert len(list((tmp_path / str(place) / "segments").iterdir())) == 1
+    assert at_least <= place < 99, "it failed at every place there is, and there were some"
+
+
+def test_a_seal_during_a_compaction_leaves_the_segment_that_nobody_knows_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = filled(tmp_path / "c")
+    before = content(collection)
+    monkeypatch.setattr(compaction, "check", lambda *_: collection.seal())  # which sweeps what is nobody's
+    assert compaction.compact(tmp_path / "c") == {"segments": 3, "rows": 60, "kept": 54}
+    collection.check()
+    assert content(collection) == before
+
+
+def test_every_connection_that_writes_syncs_its_commits(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "c")
+    for connection in (collection._writer._connection, *collection._connections):
+        assert connection is not None
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: a commit waits for the disk
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_commit_that_fails_is_seen_by_nobody_and_told_to_all_who_waited(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "c")
+    before, ids = content(collection), nearest_ids(collection)
+    connection = collection._writer._connection
+    assert connection is not None
+    connection.execute(
+        "CREATE TEMP TABLE pages (number INTEGER REFERENCES pages (number) DEFERRABLE INITIALLY DEFERRED)"
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+
+    def spoils(change: Any) -> int:
+        change.connection.execute("INSERT INTO temp.pages (rowid, number) VALUES (1, 7)")  # COMMIT itself refuses
+        return int(change.delete([2]))
+
+    group = [writer.Waiting(lambda change: change.delete([4])), writer.Waiting(spoils)]
+    collection._writer._commit(group)
+    assert all(one.error is not None for one in group)
+    assert (content(collection), nearest_ids(collection)) == (before, ids)
+    assert collection._writer.change(lambda change: change.delete([4])) == 1
+    collection.check()
+
+
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
 def test_a_creation_whose_disk_fails_can_be_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
