@@ -17,6 +17,11 @@ class Score(Protocol):
 
     similar: bool
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which scores of prepared rows lie, but for rounding; None: anywhere."""
+        ...
+
     def prepare(self, embeddings: Tensor) -> Tensor:
         """(n, D) -> (n, D): what `tile` takes; differentiable."""
         ...
@@ -37,6 +42,7 @@ class DotProduct:
 
     def __init__(self, normalize: bool) -> None:
         self._normalize = normalize
+        self.bounds = (-1.0, 1.0) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
@@ -58,6 +64,7 @@ class Euclidean:
 
     def __init__(self, normalize: bool, power: float) -> None:
         self._normalize, self._power = normalize, power
+        self.bounds = (0.0, 2.0**power) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
@@ -98,6 +105,7 @@ class Lp:
 
     def __init__(self, p: float, normalize: bool, power: float) -> None:
         self._p, self._normalize, self._power = p, normalize, power
+        self.bounds = (0.0, 2.0**power) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
