@@ -99,7 +99,7 @@ class LinearLogSumExp(LogSumExp):
 
 @dataclass(frozen=True)
 class BoundedLogSumExp(Statistic):
-    """LogSumExp of factor x score + shift where none is above `highest`, nor more than NEAR below: one shift for all."""
+    """LogSumExp of factor x score + shift where none is above `highest` or more than NEAR below: one shift for all."""
 
     factor: float = 1.0
     shift: float = 0.0

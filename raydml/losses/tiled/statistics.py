@@ -24,7 +24,7 @@ Answers = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Pairs:
-    """A tile of scores (a, r) seen from one side: of anchors with the rest, which are its rows and columns, or `turned`.
+    """A tile of scores (a, r) seen from one side: anchors, its rows, with the rest, its columns; `turned`: the reverse.
 
     `answers` are the earlier ones of all rows.
     """
@@ -101,7 +101,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
-        """dL/d(score) of each pair, (r, c) as the first side has it, from forces of the anchors, (a, 1) or (a, 1, k)."""
+        """dL/d(score) of each pair, (r, c) as the first side has it; forces are of the anchors, (a, 1) or (a, 1, k)."""
 
 
 class OneSided(Statistic):
