@@ -58,9 +58,9 @@ class Pairs:
         return outside.T if self.turned and outside is not None else outside
 
     def keep(self, values: Tensor, over: Over, fill: float) -> Tensor:
-        """Values (..., a, r) with those that do not belong filled."""
+        """Values (..., a, r) with those that do not belong filled, in place."""
         outside = self.outside(over)
-        return values if outside is None else values.masked_fill(outside, fill)
+        return values if outside is None else values.masked_fill_(outside, fill)
 
     def none(self, over: Over) -> bool:
         """Whether the tile as a whole does not belong."""
@@ -75,8 +75,8 @@ Slopes = Callable[[Pairs], Tensor | float]
 class Statistic(ABC):
     """One number of each row, or a few, over its positives, its negatives or all other rows.
 
-    `value` gives the (a, r) numbers that are collected; `slope` their derivatives by the scores, None where no gradient
-    flows.
+    `value` gives the (a, r) numbers that are collected, as a fresh tensor; `slope` their derivatives by the scores,
+    None where no gradient flows.
     """
 
     over: Over
@@ -119,37 +119,36 @@ class OneSided(Statistic):
 
     def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
         """See Statistic."""
-        of_rows, of_columns = (
-            pairs.keep(self.slopes(pairs, force).expand_as(pairs.scores), self.over, 0)
-            for pairs, force in zip(sides, forces, strict=True)
-        )
-        return of_rows + of_columns.T
+        of_rows, of_columns = (self.slopes(pairs, force) for pairs, force in zip(sides, forces, strict=True))
+        return sides[0].keep(of_rows + of_columns.T, self.over, 0)  # the same pairs belong on both sides
 
     @abstractmethod
     def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
-        """dL/d(score) of each pair, (a, r), from the force on its anchor; pairs that do not belong are undefined."""
+        """dL/d(score) of each pair, (a, r) or (a, 1), by the force on its anchor; of those that do not belong, any."""
 
 
-class Sum(OneSided):
-    """sum_j v_ij."""
+class Sum(Statistic):
+    """sum_j v_ij of values that do not depend on who is the anchor."""
 
     def start(self, units: Tensor) -> Tensor:
         """See Statistic."""
         return units.new_zeros(units.shape[0])
 
-    def add(self, state: Tensor, pairs: Pairs) -> Tensor:
-        """See OneSided."""
-        return state + pairs.keep(self.value(pairs), self.over, 0).sum(1)
+    def collect(self, state: Tensor, sides: Sequence[Pairs]) -> None:
+        """See Statistic."""
+        values = sides[0].keep(self.value(sides[0]), self.over, 0)
+        for dim, pairs in zip((1, 0), sides, strict=True):
+            state[pairs.anchors] += values.sum(dim)
 
-    def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
-        """See OneSided."""
+    def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
+        """See Statistic."""
         assert self.slope is not None
-        return self.slope(pairs) * force
+        return sides[0].keep((forces[0] + forces[1].T) * self.slope(sides[0]), self.over, 0)
 
 
 @dataclass(frozen=True)
-class Sums(Sum):
-    """Sums of several values, (count, a, r); the slope is of the first."""
+class Sums(OneSided):
+    """sum_j v_ij of several values, (count, a, r), that depend on the anchor; the slope is of the first."""
 
     count: int = 1
 
@@ -164,6 +163,11 @@ class Sums(Sum):
     def force(self, answer: Tensor, gradient: Tensor) -> Tensor:
         """See Statistic."""
         return gradient[:, 0]
+
+    def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
+        """See OneSided."""
+        assert self.slope is not None
+        return self.slope(pairs) * force
 
 
 class Costs(Statistic):
