@@ -73,7 +73,7 @@ class Peers:
             return local
         longest = max(counts)
         padding = [0, 0] * (local.dim() - 1) + [0, longest - local.shape[0]]
-        padded = functional.pad(local, padding).contiguous()
+        padded = (functional.pad(local, padding) if padding[-1] else local).contiguous()
         everything = padded.new_empty((self.size * longest, *padded.shape[1:]))
         self.sent += padded.nbytes * (self.size - 1)
         with self.collective():

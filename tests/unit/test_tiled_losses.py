@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from raydml.losses import Objective, evaluate_objective
 from raydml.losses import objective as objectives
 from raydml.losses.tiled import CLASSES, FORMULAS, class_scores, layout, n_pairs
-from raydml.losses.tiled.log_sum_exp import NEAR, linear_log_sum_exp
+from raydml.losses.tiled.log_sum_exp import NEAR, BoundedLogSumExp, linear_log_sum_exp
 from raydml.losses.tiled.statistics import Pairs
 from raydml.parallel import Group
 from tests.alive import Alive
@@ -158,16 +159,25 @@ def test_temperatures_neither_overflow_nor_vanish(temperature: float, small_tile
         torch.testing.assert_close(verdict.cotangents.double() / size, exact.cotangents / size, rtol=0, atol=1e-3)
 
 
-def shared_shift(rows: int, columns: int, spread: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Within:
+    """A score that says between which values it lies, for statistics that are given scores."""
+
+    bounds: tuple[float, float] | None
+    similar = True
+
+
+def shared_shift(rows: int, columns: int, spread: float, bounded: bool) -> tuple[Tensor, Tensor]:
     """Log-sum-exps of float32 scores that lie `spread` apart, of rows and of columns; and in float64, by torch."""
     generator = torch.Generator().manual_seed(1)
     scores = torch.rand(rows, columns, generator=generator) * spread
     scores[0], scores[0, 0] = 0, spread  # one exponent in a row of the smallest
-    statistic = linear_log_sum_exp("others", 1.0)
+    score: Any = Within((0.0, spread) if bounded else None)
+    statistic = linear_log_sum_exp("others", score, 1.0)
+    assert isinstance(statistic, BoundedLogSumExp) == (bounded and spread <= NEAR)
     state = statistic.start(torch.zeros(rows + columns, 1))
-    own = [slice(0, rows), slice(rows, rows + columns)]
-    views = zip(own, (scores, scores.T), strict=True)
-    sides = [Pairs(anchors, view, {}, {}, Tensor(), None, None) for anchors, view in views]
+    tile = layout.Tile(slice(0, rows), slice(rows, rows + columns), None, None)
+    sides = [Pairs(tile, False, scores, {}), Pairs(tile, True, scores.T, {})]
     for _ in range(2):  # each pair twice: the second time it meets a state
         statistic.collect(state, sides)
     exact = torch.cat([scores.double().logsumexp(dim) for dim in (1, 0)]) + math.log(2)
@@ -175,8 +185,9 @@ def shared_shift(rows: int, columns: int, spread: float) -> tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, NEAR - 1e-3, NEAR + 1e-3, 3 * NEAR])
-def test_one_shift_for_a_tile_is_as_exact_as_one_for_each_row(spread: float) -> None:
-    found, exact = shared_shift(7, 11, spread)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_one_shift_for_a_tile_or_for_all_is_as_exact_as_one_for_each_row(spread: float, bounded: bool) -> None:
+    found, exact = shared_shift(7, 11, spread, bounded)
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
 
 
@@ -213,12 +224,16 @@ def test_every_two_rows_meet_in_one_tile_and_masks_are_those_of_the_labels(small
         for tile in itertools.chain(*(made_layout.tiles(index) for index in range(num_slices))):
             rows, columns = made_layout.order[tile.rows].tolist(), made_layout.order[tile.columns].tolist()
             for (place, row), (index, column) in itertools.product(enumerate(rows), enumerate(columns)):
+                outside = {over: mask is not None and bool(mask[place, index]) for over, mask in tile.outside.items()}
+                if outside["others"]:
+                    assert outside["negatives"] and outside["positives"]
+                    continue
                 seen[row, column] += 1
-                seen[column, row] += int(tile.rows != tile.columns)
-                positive = tile.positive is not None and bool(tile.positive[place, index])
-                assert positive == (labels[row] == labels[column] and row != column)
-                assert (tile.itself is not None and bool(tile.itself[place, index])) == (row == column)
-        assert (seen == 1).all()
+                seen[column, row] += 1
+                assert outside["negatives"] == (labels[row] == labels[column])
+                if tile.same is not None:
+                    assert outside["positives"] != outside["negatives"]
+        assert (seen == 1 - torch.eye(48)).all()
 
 
 def test_from_one_side_every_row_meets_all_rows_once(small_tiles: None) -> None:

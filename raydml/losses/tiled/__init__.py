@@ -20,11 +20,11 @@ from raydml.losses.tiled import (
 )
 from raydml.losses.tiled.all_triplets import TiledTriplets, TripletRule
 from raydml.losses.tiled.engine import Formula, TiledLoss, TiledPairs
-from raydml.losses.tiled.scores import build_score
+from raydml.losses.tiled.scores import Score, build_score
 
 __all__ = ["CLASSES", "FORMULAS", "TiledLoss", "tiled_form"]
 
-FORMULAS: dict[str, Callable[[Any, Any, bool], Formula | TripletRule | None]] = {
+FORMULAS: dict[str, Callable[[Any, Any, Score], Formula | TripletRule | None]] = {
     "circle": circle.build,
     "contrastive": contrastive.build,
     "generalized_lifted_structure": lifted_structure.build_generalized,
@@ -55,7 +55,7 @@ def tiled_form(spec: Any, loss: Any) -> TiledLoss | None:
     if kind in CLASSES:
         return CLASSES[kind](spec, loss)
     score = build_score(loss.distance) if kind in FORMULAS else None
-    formula = None if score is None else FORMULAS[kind](spec, loss, score.similar)
+    formula = None if score is None else FORMULAS[kind](spec, loss, score)
     if score is None or formula is None:
         return None
     return TiledTriplets(formula, score) if isinstance(formula, TripletRule) else TiledPairs(formula, score)

@@ -105,7 +105,7 @@ class Anchors:
     def _take(self, tile: Tile, farness: Tensor) -> Tensor:
         """Take one tile's triplets in; how often and how strongly each score is pushed, (r, c)."""
         own, rule = self._own(tile), self._rule
-        outside = None if tile.positive is None or tile.itself is None else tile.positive | tile.itself
+        outside = tile.outside["negatives"]
         pushed = torch.zeros_like(farness)
         most = int(self._layout.num_positives[tile.rows].max()) + 1
         for place in range(most):

@@ -12,10 +12,11 @@ from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.log_sum_exp import LogSumExp
 from raydml.losses.tiled.reduction import log_one_plus, reduce_rows
+from raydml.losses.tiled.scores import Score
 from raydml.losses.tiled.statistics import Answers, Pairs
 
 
-def build(spec: Circle, loss: Any, similar: bool) -> Formula | None:
+def build(spec: Circle, loss: Any, score: Score) -> Formula | None:
     """log(1 + sum_p exp(-gamma a_p (s_p - 1 + m)) sum_n exp(gamma a_n (s_n - m))) of each row, a held fixed."""
     if spec.miner is not None:
         return None

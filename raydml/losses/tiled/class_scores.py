@@ -66,7 +66,7 @@ class ClassScores:
                     of_vectors[classes] += added[1]
             accumulator.add(index, [of_vectors])
         (total,) = tree_sum(accumulator, self._group)
-        gradient = pull_back(self._graph, self._parameter, total)
+        (gradient,) = pull_back([self._graph], [self._parameter], [total])
         return pull_prepare(self._score, self._embeddings, of_rows, self._size), [(self._parameter, gradient)]
 
 

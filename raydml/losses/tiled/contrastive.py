@@ -10,15 +10,16 @@ from raydml.catalogue import Contrastive
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import pair_reduction
+from raydml.losses.tiled.scores import Score
 from raydml.losses.tiled.statistics import Answers, Costs
 
 
-def build(spec: Contrastive, loss: Any, similar: bool) -> Formula | None:
+def build(spec: Contrastive, loss: Any, score: Score) -> Formula | None:
     """max(0, d_ip - pos_margin) over positive and max(0, neg_margin - d_in) over negative pairs, each reduced alone."""
     reduce_pairs = pair_reduction(loss)
     if reduce_pairs is None or spec.miner is not None:
         return None
-    sign = -1 if similar else 1
+    sign = -1 if score.similar else 1
 
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         total = answers["positive"].new_zeros(())

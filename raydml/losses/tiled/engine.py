@@ -4,12 +4,12 @@ The tiles of a slice (see layout) are computed by the worker that owns it: once 
 the slopes. A tile adds to the statistics of its rows and of its columns, and its slopes to the gradients of both. Both
 are kept apart by slice: rows belong to a worker, which takes the states of all slices and finishes them, and sums
 gradients over the fixed tree of slices. No sum depends on the number of workers, nor on whether rows travel (see
-exchange), so neither do the bits.
+exchange), so neither do the bits. A round costs two collectives, whatever it collects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses.tiled.exchange import Meeting, Order, SortedRows, columns_of, own_rows, rows_of, sorted_rows
-from raydml.losses.tiled.layout import Layout, Tile, can_travel
+from raydml.losses.tiled.layout import COLUMNS, ROWS, Layout, Tile, can_travel
 from raydml.losses.tiled.row_sums import summed_gradients
 from raydml.losses.tiled.scores import Score, pull_prepare
 from raydml.losses.tiled.statistics import Answers, Pairs, Statistic
 from raydml.parallel import Group
+
+KEPT = ROWS * COLUMNS  # scores that a worker keeps from pass to pass, at most: those of one full tile
 
 Found = tuple[Tensor, Tensor, list[tuple[nn.Parameter, Tensor]]]  # loss, dL/d(own rows), dL/d(own weights)
 
@@ -52,6 +54,16 @@ class Formula:
     loss: Callable[[Answers, Layout], Tensor]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A tile, the units of its rows (r, D) and of its columns (c, D), and their scores (r, c)."""
+
+    tile: Tile
+    rows: Tensor
+    columns: Tensor
+    scores: Tensor
+
+
 class Passes:
     """The passes of one worker over one batch: the tiles of its own slices. All rows are in the order of classes."""
 
@@ -59,6 +71,8 @@ class Passes:
         self._formula, self._score, self._layout = formula, score, layout
         self._rows, self._group = rows, group
         self._units = dict(zip(group.owned, torch.split(rows.own, layout.slice_size), strict=True))
+        self._keeps = len(rows.own) * layout.size <= 2 * KEPT  # of each two rows of the batch scores are held once
+        self._kept: dict[tuple[int, int], list[Scores]] = {}
 
     def collect(self, statistics: Mapping[str, Statistic], answers: Answers) -> dict[str, Tensor]:
         """Answers of all rows, (B,) or (B, q)."""
@@ -69,7 +83,7 @@ class Passes:
         }
         for meetings, _ in self._rows.meetings():
             for meeting in meetings:
-                for _, _, _, sides in self._tiles(meeting, statistics, answers):
+                for _, sides in self._tiles(meeting, statistics, answers):
                     for name, statistic in statistics.items():
                         if not sides[0].none(statistic.over):
                             statistic.collect(states[meeting.index][name], sides)
@@ -80,7 +94,14 @@ class Passes:
         found = [
             self._finish(statistics, part, shapes) for part in torch.split(self._to_owners(flat), layout.slice_size, 1)
         ]
-        return {name: self._group.gather_slices(torch.cat([answer[name] for answer in found])) for name in statistics}
+        return self._gathered({name: torch.cat([answer[name] for answer in found]) for name in statistics})
+
+    def _gathered(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Answers of own rows -> of all rows; in one message."""
+        widths = [answer[0].numel() for answer in own.values()]
+        everybody = self._group.gather_slices(torch.cat([answer.view(len(answer), -1) for answer in own.values()], 1))
+        columns = torch.split(everybody, widths, 1)
+        return {name: part.reshape(-1, *own[name].shape[1:]) for name, part in zip(own, columns, strict=True)}
 
     def _to_owners(self, states: Tensor) -> Tensor:
         """States of all rows after own slices' tiles -> of own rows after those of every slice, (V, own, numbers)."""
@@ -111,58 +132,50 @@ class Passes:
             if statistic.slope is not None
         }
 
+        forces = {name: statistic.force(answers[name], gradients[name]) for name, statistic in statistics.items()}
+
         def pulled(meeting: Meeting) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-            for tile, rows, columns, sides in self._tiles(meeting, statistics, answers):
-                slopes = self._slopes(statistics, sides, gradients)
-                yield tile, *self._score.pull(rows, columns, sides[0].scores, slopes)
+            for seen, sides in self._tiles(meeting, statistics, answers):
+                slopes = self._slopes(statistics, sides, forces)
+                yield seen.tile, *self._score.pull(seen.rows, seen.columns, seen.scores, slopes)
 
         return summed_gradients(self._rows, self._layout, self._group, pulled)
 
     @staticmethod
-    def _slopes(statistics: Mapping[str, Statistic], sides: Sequence[Pairs], gradients: Answers) -> Tensor:
+    def _slopes(statistics: Mapping[str, Statistic], sides: Sequence[Pairs], forces: Mapping[str, Tensor]) -> Tensor:
         """dL/d(score) of a tile, (r, c)."""
         total: Tensor | None = None
         for name, statistic in statistics.items():
             if sides[0].none(statistic.over):
                 continue
-            forces = [statistic.force(gradients[name][pairs.anchors].unsqueeze(1)) for pairs in sides]
-            part = statistic.push(sides, [pairs.own[name] for pairs in sides], forces)
+            part = statistic.push(sides, [forces[name][pairs.anchors].unsqueeze(1) for pairs in sides])
             total = part.contiguous() if total is None else total.add_(part)
         assert total is not None, "a tile that no statistic looks at"
         return total
 
     def _tiles(
         self, meeting: Meeting, statistics: Mapping[str, Statistic], answers: Answers
-    ) -> Iterator[tuple[Tile, Tensor, Tensor, list[Pairs]]]:
-        """Tiles that a statistic looks at, the units of their rows and of their columns.
-
-        Each is seen from its rows and, where they differ, its columns.
-        """
+    ) -> Iterator[tuple[Scores, list[Pairs]]]:
+        """Tiles that a statistic looks at, each seen from its rows and from its columns."""
         everywhere = any(statistic.over != "positives" for statistic in statistics.values())
-        for tile in self._layout.tiles_between(meeting.index, meeting.others):
-            if not everywhere and tile.positive is None:
-                continue
-            rows = self._units[meeting.index][self._layout.within(meeting.index, tile.rows)]
-            columns = meeting.units[columns_of(meeting, tile, self._layout)]
-            scores = self._score.tile(rows, columns)
-            sides = [self._pairs(tile.rows, tile.columns, scores, tile.positive, tile.itself, answers)]
-            if tile.rows != tile.columns:
-                positive, itself = (None if mask is None else mask.T for mask in (tile.positive, tile.itself))
-                sides.append(self._pairs(tile.columns, tile.rows, scores.T, positive, itself, answers))
-            yield tile, rows, columns, sides
+        for seen in self._scores(meeting, everywhere):
+            if everywhere or seen.tile.same is not None:
+                sides = [(False, seen.scores), (True, seen.scores.T)]
+                yield seen, [Pairs(seen.tile, turned, scores, answers) for turned, scores in sides]
 
-    def _pairs(
-        self,
-        anchors: slice,
-        rest: slice,
-        scores: Tensor,
-        positive: Tensor | None,
-        itself: Tensor | None,
-        answers: Answers,
-    ) -> Pairs:
-        own = {name: value[anchors].unsqueeze(1) for name, value in answers.items()}
-        other = {name: value[rest].unsqueeze(0) for name, value in answers.items()}
-        return Pairs(anchors, scores, own, other, self._layout.numbers[rest].unsqueeze(0), positive, itself)
+    def _scores(self, meeting: Meeting, everywhere: bool) -> Iterable[Scores]:
+        """All tiles of a meeting, as they were kept where they are few; or those that hold positives."""
+        key = meeting.index, meeting.others.start
+        if self._keeps and key not in self._kept:
+            self._kept[key] = list(self._computed(meeting, True))
+        return self._kept[key] if self._keeps else self._computed(meeting, everywhere)
+
+    def _computed(self, meeting: Meeting, everywhere: bool) -> Iterator[Scores]:
+        for tile in self._layout.tiles_between(meeting.index, meeting.others):
+            if everywhere or tile.same is not None:
+                rows = self._units[meeting.index][self._layout.within(meeting.index, tile.rows)]
+                columns = meeting.units[columns_of(meeting, tile, self._layout)]
+                yield Scores(tile, rows, columns, self._score.tile(rows, columns))
 
 
 @dataclass(frozen=True)

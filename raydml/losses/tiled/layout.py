@@ -3,17 +3,23 @@
 The rows are sorted by class and cut into pieces, a few for each slice. The score of two rows does not depend on who is
 the anchor, so of all pairs of pieces each piece takes those with itself and with the half of the others that follow it,
 cyclically: an equal share, computed by whoever owns the slice. A tile has the rows of one slice and the columns of
-another, or of several small ones. Sorting puts positives beside each other, so that most tiles hold negatives alone and
-need no masks. Nothing here depends on the number of workers.
+another, or of several small ones; the first of a piece begins with the piece itself, of which half is left out. Sorting
+puts positives beside each other, so that most tiles hold negatives alone and need no masks. Nothing here depends on the
+number of workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Over = Literal["positives", "negatives", "others"]
 
 ROWS = 256  # of a tile, at most: a tile of float32 fits the second-level cache beside its operands
 COLUMNS = 1024
@@ -21,15 +27,30 @@ COLUMNS = 1024
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a tile of scores lies among the sorted rows; `rows` is `columns` where a piece meets itself.
+    """Where a tile of scores lies among the sorted rows.
 
-    `positive` (r, c) marks pairs of other rows of one class, `itself` (r, c) rows beside themselves; None: neither.
+    `same` (r, c) marks pairs of one class; `apart` (r, c) those that do not count, as rows beside themselves and pairs
+    that are there a second time; None: no pair.
     """
 
     rows: slice
     columns: slice
-    positive: Tensor | None
-    itself: Tensor | None
+    same: Tensor | None
+    apart: Tensor | None
+
+    @cached_property
+    def positive(self) -> Tensor | None:
+        """Pairs of two rows of one class, (r, c)."""
+        return self.same if self.same is None or self.apart is None else self.same & ~self.apart
+
+    @cached_property
+    def outside(self) -> dict[Over, Tensor | None]:
+        """The pairs that are not positives, negatives, or either, (r, c)."""
+        return {
+            "positives": None if self.positive is None else ~self.positive,
+            "negatives": self.same if self.same is None or self.apart is None else self.same | self.apart,
+            "others": self.apart,
+        }
 
 
 class Layout:
@@ -94,26 +115,28 @@ class Layout:
             rows = self._pieces[number]
             first, last = others.start * each, others.stop * each - 1
             if not self._one_sided:
-                if others.start == index:
-                    yield self._tile(rows, rows)
-                first, last = max(number + 1, first), min(number + num_followers(number, count), last)
+                first, last = max(number, first), min(number + num_followers(number, count), last)
             if first <= last:
                 columns = slice(self._pieces[first % count].start, self._pieces[last % count].stop)
-                for part in chunks(columns, COLUMNS):
+                first_part = ROWS if first == number and not self._one_sided else COLUMNS  # short, as it needs masks
+                for part in chunks(columns, first_part, COLUMNS):
                     yield self._tile(rows, part)
 
     def _tile(self, rows: slice, columns: slice) -> Tile:
         classes = self._classes
         if classes[rows.stop - 1] < classes[columns.start] or classes[columns.stop - 1] < classes[rows.start]:
             return Tile(rows, columns, None, None)
-        itself = self.numbers[rows].unsqueeze(1) == self.numbers[columns]
         same = self.labels[rows].unsqueeze(1) == self.labels[columns]
-        return Tile(rows, columns, same & ~itself, itself)
+        if columns.start >= rows.stop or columns.stop <= rows.start:
+            return Tile(rows, columns, same, None)
+        own, other = self.numbers[rows].unsqueeze(1), self.numbers[columns]
+        return Tile(rows, columns, same, own == other if self._one_sided else own >= other)
 
 
-def chunks(rows: slice, most: int) -> Iterator[slice]:
-    """Consecutive rows, at most so many at a time."""
-    yield from (slice(start, min(start + most, rows.stop)) for start in range(rows.start, rows.stop, most))
+def chunks(rows: slice, first: int, most: int) -> Iterator[slice]:
+    """Consecutive rows: at most so many first ones, then at most so many at a time."""
+    starts = [rows.start, *range(rows.start + first, rows.stop, most)]
+    yield from (slice(start, stop) for start, stop in pairwise([*starts, rows.stop]))
 
 
 def can_travel(slice_size: int) -> bool:

@@ -12,32 +12,33 @@ from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.log_sum_exp import linear_log_sum_exp
 from raydml.losses.tiled.reduction import log_one_plus, pair_reduction, through
-from raydml.losses.tiled.statistics import Answers, Pairs, Sum
+from raydml.losses.tiled.scores import Score
+from raydml.losses.tiled.statistics import Answers, Pairs, Sums
 
 
-def build(spec: NTXent, loss: Any, similar: bool) -> Formula | None:
+def build(spec: NTXent, loss: Any, score: Score) -> Formula | None:
     """-log(exp(s_ip) / (exp(s_ip) + sum_n exp(s_in))) = log(1 + exp(log sum_n exp(s_in) - s_ip)), s / temperature."""
     reduce_pairs = pair_reduction(loss)
     if reduce_pairs is None or spec.miner is not None:
         return None
-    factor = (1 if similar else -1) / spec.temperature
-
-    def value(pairs: Pairs) -> Tensor:
-        return pairs.scores * factor
+    factor = (1 if score.similar else -1) / spec.temperature
 
     def excess(pairs: Pairs) -> Tensor:
-        return pairs.own["negative"] - value(pairs)
+        return torch.sub(pairs.own("negative"), pairs.scores, alpha=factor)
+
+    def terms(pairs: Pairs) -> Tensor:
+        """The term, its share of d(term) / d(negative), and whether it is above zero, (3, a, r)."""
+        above = excess(pairs)
+        term = log_one_plus(above)
+        return torch.stack([term, above.sigmoid(), term.sign()])
 
     def reduce(answers: Answers, layout: Layout) -> Tensor:
         if not layout.num_positives.any() or not layout.num_negatives.any():
-            return answers["term"].new_zeros(())
-        total = through(answers["term"].sum(), answers["negative"], answers["share"])
-        return reduce_pairs(total, layout.num_positives.sum(), answers["above"].detach().sum())
+            return answers["terms"].new_zeros(())
+        term, share, above = answers["terms"].unbind(1)
+        total = through(term.sum(), answers["negative"], share)
+        return reduce_pairs(total, layout.num_positives.sum(), above.detach().sum())
 
-    against = {"negative": linear_log_sum_exp("negatives", factor)}
-    terms = {
-        "term": Sum("positives", lambda p: log_one_plus(excess(p)), lambda p: excess(p).sigmoid() * -factor),
-        "share": Sum("positives", lambda p: torch.sigmoid(excess(p))),  # d(term) / d(negative)
-        "above": Sum("positives", lambda p: (log_one_plus(excess(p)) > 0).to(p.scores.dtype)),
-    }
-    return Formula((against, terms), reduce)
+    against = {"negative": linear_log_sum_exp("negatives", score, factor)}
+    sums = {"terms": Sums("positives", terms, lambda pairs: excess(pairs).sigmoid() * -factor, count=3)}
+    return Formula((against, sums), reduce)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,11 @@ class Score(Protocol):
     """A symmetric score of two rows: a similarity (`similar`: larger is nearer) or a distance."""
 
     similar: bool
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which scores of prepared rows lie, but for rounding; None: anywhere."""
+        ...
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """(n, D) -> (n, D): what `tile` takes; differentiable."""
@@ -37,6 +43,7 @@ class DotProduct:
 
     def __init__(self, normalize: bool) -> None:
         self._normalize = normalize
+        self.bounds = (-1.0, 1.0) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
@@ -58,6 +65,7 @@ class Euclidean:
 
     def __init__(self, normalize: bool, power: float) -> None:
         self._normalize, self._power = normalize, power
+        self.bounds = (0.0, 2.0**power) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
@@ -98,6 +106,7 @@ class Lp:
 
     def __init__(self, p: float, normalize: bool, power: float) -> None:
         self._p, self._normalize, self._power = p, normalize, power
+        self.bounds = (0.0, 2.0**power) if normalize else None
 
     def prepare(self, embeddings: Tensor) -> Tensor:
         """See Score."""
@@ -123,18 +132,20 @@ def pull_prepare(score: Score, embeddings: Tensor, cotangents: Tensor, slice_siz
 
     Kernels may round differently in tensors of another length: what touches own rows must not see how many they are.
     """
-    pulled = []
-    for rows, upstream in zip(*(torch.split(value, slice_size) for value in (embeddings, cotangents)), strict=True):
-        leaf = rows.detach().requires_grad_()
-        with torch.enable_grad():
-            pulled.append(pull_back(score.prepare(leaf), leaf, upstream))
-    return torch.cat(pulled)
-
-
-def pull_back(output: Tensor, leaf: Tensor, upstream: Tensor) -> Tensor:
-    """Cotangents of an output -> of a leaf of its graph; as of a sum, since torch loads sympy, 40 MB, for any other."""
+    leaves = [rows.detach().requires_grad_() for rows in torch.split(embeddings, slice_size)]
     with torch.enable_grad():
-        return torch.autograd.grad((output * upstream).sum(), leaf)[0]
+        prepared = [score.prepare(leaf) for leaf in leaves]
+        return torch.cat(pull_back(prepared, leaves, torch.split(cotangents, slice_size)))
+
+
+def pull_back(outputs: Sequence[Tensor], leaves: Sequence[Tensor], upstream: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Cotangents of outputs -> of leaves of their graphs, in one backward pass.
+
+    As of a sum, since torch loads sympy, 40 MB, for anything but a scalar.
+    """
+    with torch.enable_grad():
+        parts = [(output * cotangent).sum() for output, cotangent in zip(outputs, upstream, strict=True)]
+        return torch.autograd.grad(torch.stack(parts).sum(), leaves)
 
 
 def build_score(distance: Any) -> Score | None:

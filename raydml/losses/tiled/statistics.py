@@ -13,46 +13,58 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from raydml.losses.tiled.layout import Over, Tile
+
 Answers = Mapping[str, Tensor]
-Over = Literal["positives", "negatives", "others"]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A tile of scores (a, r) seen from one side: of anchors, at `anchors` of the sorted batch, with the rest.
+    """A tile of scores (a, r) seen from one side: anchors, its rows, with the rest, its columns; `turned`: the reverse.
 
-    Everything broadcasts to (a, r): `own` and `other` hold earlier answers of the anchors and of the rest, (a, 1) or
-    (1, r), with a last axis more for answers of several numbers; `rest`, (1, r), numbers the rest in the sorted
-    batch. `positive` and `itself` are None where the tile has negatives alone.
+    `answers` are the earlier ones of all rows.
     """
 
-    anchors: slice
+    tile: Tile
+    turned: bool
     scores: Tensor
-    own: Answers
-    other: Answers
-    rest: Tensor
-    positive: Tensor | None
-    itself: Tensor | None
+    answers: Answers
+
+    @property
+    def anchors(self) -> slice:
+        """Where the anchors are in the sorted batch."""
+        return self.tile.columns if self.turned else self.tile.rows
+
+    @property
+    def rest(self) -> slice:
+        """Where the rest is."""
+        return self.tile.rows if self.turned else self.tile.columns
+
+    def own(self, name: str) -> Tensor:
+        """An earlier answer of the anchors, (a, 1), or (a, 1, q) where it is several numbers."""
+        return self.answers[name][self.anchors].unsqueeze(1)
+
+    def other(self, name: str) -> Tensor:
+        """That of the rest, (1, r) or (1, r, q)."""
+        return self.answers[name][self.rest].unsqueeze(0)
 
     def outside(self, over: Over) -> Tensor | None:
         """The pairs that do not belong, (a, r)."""
-        if self.positive is None or self.itself is None:
-            return None
-        return {"positives": ~self.positive, "negatives": self.positive | self.itself, "others": self.itself}[over]
+        outside = self.tile.outside[over]
+        return outside.T if self.turned and outside is not None else outside
 
     def keep(self, values: Tensor, over: Over, fill: float) -> Tensor:
-        """Values (a, r) with those that do not belong filled."""
+        """Values (..., a, r) with those that do not belong filled, in place."""
         outside = self.outside(over)
-        return values if outside is None else values.masked_fill(outside, fill)
+        return values if outside is None else values.masked_fill_(outside, fill)
 
     def none(self, over: Over) -> bool:
         """Whether the tile as a whole does not belong."""
-        return over == "positives" and self.positive is None
+        return over == "positives" and self.tile.same is None
 
 
 Values = Callable[[Pairs], Tensor]
@@ -63,8 +75,8 @@ Slopes = Callable[[Pairs], Tensor | float]
 class Statistic(ABC):
     """One number of each row, or a few, over its positives, its negatives or all other rows.
 
-    `value` gives the (a, r) numbers that are collected; `slope` their derivatives by the scores, None where no gradient
-    flows. A tile comes with one side where rows meet themselves, and with two elsewhere.
+    `value` gives the (a, r) numbers that are collected, as a fresh tensor; `slope` their derivatives by the scores,
+    None where no gradient flows.
     """
 
     over: Over
@@ -83,13 +95,13 @@ class Statistic(ABC):
         """The answer, (B,) or (B, q), from the states after the tiles of each slice, (V, B, ...)."""
         return states.sum(0)
 
-    def force(self, gradient: Tensor) -> Tensor:
-        """The part of dL/d(answer), (a, 1) or (a, 1, q), that reaches the scores."""
+    def force(self, answer: Tensor, gradient: Tensor) -> Tensor:
+        """What `push` needs of each row, (B,) or (B, k), from its answer and dL/d(answer), (B,) or (B, q) each."""
         return gradient
 
     @abstractmethod
-    def push(self, sides: Sequence[Pairs], answers: Sequence[Tensor], forces: Sequence[Tensor]) -> Tensor:
-        """dL/d(score) of each pair, (r, c) as the first side has it, from answers of the anchors and forces on them."""
+    def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
+        """dL/d(score) of each pair, (r, c) as the first side has it; forces are of the anchors, (a, 1) or (a, 1, k)."""
 
 
 class OneSided(Statistic):
@@ -98,37 +110,61 @@ class OneSided(Statistic):
     def collect(self, state: Tensor, sides: Sequence[Pairs]) -> None:
         """See Statistic."""
         for pairs in sides:
-            state[pairs.anchors] = self.add(state[pairs.anchors], pairs)
+            anchors = state[pairs.anchors]
+            anchors.copy_(self.add(anchors, pairs))
 
     @abstractmethod
     def add(self, state: Tensor, pairs: Pairs) -> Tensor:
         """The state of the anchors, (a, ...), after one more tile."""
 
-    def push(self, sides: Sequence[Pairs], answers: Sequence[Tensor], forces: Sequence[Tensor]) -> Tensor:
+    def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
         """See Statistic."""
-        parts = [
-            pairs.keep(self.slopes(pairs, answer, force).expand_as(pairs.scores), self.over, 0)
-            for pairs, answer, force in zip(sides, answers, forces, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1].T
+        of_rows, of_columns = (self.slopes(pairs, force) for pairs, force in zip(sides, forces, strict=True))
+        return sides[0].keep(of_rows + of_columns.T, self.over, 0)  # the same pairs belong on both sides
 
     @abstractmethod
-    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
-        """dL/d(score) of each pair, (a, r), from the force on its anchor; pairs that do not belong are undefined."""
+    def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
+        """dL/d(score) of each pair, (a, r) or (a, 1), by the force on its anchor; of those that do not belong, any."""
 
 
-class Sum(OneSided):
-    """sum_j v_ij."""
+class Sum(Statistic):
+    """sum_j v_ij of values that do not depend on who is the anchor."""
 
     def start(self, units: Tensor) -> Tensor:
         """See Statistic."""
         return units.new_zeros(units.shape[0])
 
+    def collect(self, state: Tensor, sides: Sequence[Pairs]) -> None:
+        """See Statistic."""
+        values = sides[0].keep(self.value(sides[0]), self.over, 0)
+        for dim, pairs in zip((1, 0), sides, strict=True):
+            state[pairs.anchors] += values.sum(dim)
+
+    def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
+        """See Statistic."""
+        assert self.slope is not None
+        return sides[0].keep((forces[0] + forces[1].T) * self.slope(sides[0]), self.over, 0)
+
+
+@dataclass(frozen=True)
+class Sums(OneSided):
+    """sum_j v_ij of several values, (count, a, r), that depend on the anchor; the slope is of the first."""
+
+    count: int = 1
+
+    def start(self, units: Tensor) -> Tensor:
+        """See Statistic: (B, count)."""
+        return units.new_zeros(units.shape[0], self.count)
+
     def add(self, state: Tensor, pairs: Pairs) -> Tensor:
         """See OneSided."""
-        return state + pairs.keep(self.value(pairs), self.over, 0).sum(1)
+        return state + pairs.keep(self.value(pairs), self.over, 0).sum(2).T
 
-    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
+    def force(self, answer: Tensor, gradient: Tensor) -> Tensor:
+        """See Statistic."""
+        return gradient[:, 0]
+
+    def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
         """See OneSided."""
         assert self.slope is not None
         return self.slope(pairs) * force
@@ -145,18 +181,18 @@ class Costs(Statistic):
         """See Statistic."""
         costs = self._costs(sides[0])
         for number in range(2):
-            for dim, pairs in zip((1, 0), sides, strict=False):
+            for dim, pairs in zip((1, 0), sides, strict=True):
                 state[pairs.anchors, number] += costs.sum(dim)
             costs.sign_()
 
-    def force(self, gradient: Tensor) -> Tensor:
+    def force(self, answer: Tensor, gradient: Tensor) -> Tensor:
         """See Statistic: the count has no slope."""
-        return gradient[..., 0]
+        return gradient[:, 0]
 
-    def push(self, sides: Sequence[Pairs], answers: Sequence[Tensor], forces: Sequence[Tensor]) -> Tensor:
+    def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        force = forces[0] if len(forces) == 1 else forces[0] + forces[1].T
+        force = forces[0] + forces[1].T
         return self._costs(sides[0]).sign_().mul_(force * self.slope(sides[0]))
 
     def _costs(self, pairs: Pairs) -> Tensor:
@@ -176,7 +212,7 @@ class Largest(OneSided):
     def add(self, state: Tensor, pairs: Pairs) -> Tensor:
         """See OneSided."""
         values, where = pairs.keep(self.value(pairs), self.over, -torch.inf).max(1)
-        rest = torch.where(values > -torch.inf, pairs.rest[0, where], -1).to(values.dtype)
+        rest = torch.where(values > -torch.inf, pairs.rest.start + where, -1).to(values.dtype)
         return self.finish(torch.stack([state, torch.stack([values, rest], dim=1)]))
 
     def finish(self, states: Tensor) -> Tensor:
@@ -186,11 +222,13 @@ class Largest(OneSided):
         first = rest.masked_fill(values < largest, torch.inf).amin(0)
         return torch.stack([largest, first], dim=1)
 
-    def force(self, gradient: Tensor) -> Tensor:
-        """See Statistic."""
-        return gradient[..., 0]
+    def force(self, answer: Tensor, gradient: Tensor) -> Tensor:
+        """See Statistic: the place and what pushes there, (B, 2)."""
+        return torch.stack([answer[:, 1], gradient[:, 0]], dim=1)
 
-    def slopes(self, pairs: Pairs, answer: Tensor, force: Tensor) -> Tensor:
+    def slopes(self, pairs: Pairs, force: Tensor) -> Tensor:
         """See OneSided."""
         assert self.slope is not None
-        return (pairs.rest == answer[..., 1]) * (self.slope(pairs) * force)
+        places, pressure = force.unbind(-1)
+        numbers = torch.arange(pairs.rest.start, pairs.rest.stop, device=places.device)
+        return (numbers == places) * (self.slope(pairs) * pressure)

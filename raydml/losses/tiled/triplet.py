@@ -13,16 +13,17 @@ from raydml.losses.tiled.all_triplets import TripletRule
 from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import Reduce, log_one_plus, pair_reduction
+from raydml.losses.tiled.scores import Score
 from raydml.losses.tiled.statistics import Answers, Largest, Pairs, Statistic
 
 
-def build(spec: catalogue.TripletMargin, loss: Any, similar: bool) -> Formula | TripletRule | None:
+def build(spec: catalogue.TripletMargin, loss: Any, score: Score) -> Formula | TripletRule | None:
     """max(0, margin - gap), or softplus of it, with gap = d_an - d_ap; by miner: one a family."""
     reduce = pair_reduction(loss)
     miner = spec.miner
     if reduce is None or spec.swap or spec.triplets_per_anchor != "all" or getattr(miner, "distance", None) is not None:
         return None
-    sign = -1 if similar else 1
+    sign = -1 if score.similar else 1
     match miner:
         case None:
             return _all_triplets(spec, reduce, None)
@@ -81,7 +82,7 @@ def _one_each(spec: catalogue.TripletMargin, reduce: Reduce, sign: int, strategi
             values = pairs.scores * direction
             if other is None:
                 return values
-            limit = pairs.own[other][..., 0] * directions[other]  # its farness
+            limit = pairs.own(other)[..., 0] * directions[other]  # its farness
             farness = pairs.scores * sign
             beyond = farness >= limit if name == "positive" else farness <= limit
             return values.masked_fill_(beyond, -torch.inf)
