@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import irecv, isend
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn import functional
 
@@ -132,9 +133,9 @@ class Peers:
         Nothing is done about the own ones.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]
-        send, take = (partial(dist.P2POp, op, group=self.processes) for op in (dist.isend, dist.irecv))
-        messages = [send(tensor, group_peer=rank) for rank in others for tensor in given[rank]]
-        messages += [take(tensor, group_peer=rank) for rank in others for tensor in taken[rank]]
+        message = partial(dist.P2POp, group=self.processes)
+        messages = [message(isend, tensor, group_peer=rank) for rank in others for tensor in given[rank]]
+        messages += [message(irecv, tensor, group_peer=rank) for rank in others for tensor in taken[rank]]
         self.sent += sum(tensor.nbytes for rank in others for tensor in given[rank])
         with self.collective():
             for work in dist.batch_isend_irecv(messages) if messages else ():
