@@ -91,6 +91,11 @@ class ByHand:
         """The model as its workers train it; without its broadcast of batch norm's buffers DDP is faster."""
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """All own rows at once, (B / W, ...) -> (B / W, D)."""
+        embeddings: Tensor = self._model(inputs)
+        return embeddings
+
     def take(self, steps: int) -> float:
         """See Contender."""
         torch.use_deterministic_algorithms(False)
@@ -104,7 +109,7 @@ class ByHand:
             waited += time.perf_counter() - started
             labels = torch.from_numpy(self._dataset.training_labels[self._plan.batch(step)])
             self._optimizer.zero_grad()
-            loss = self._loss(self._gathered(self._model(inputs)), labels)
+            loss = self._loss(self._gathered(self.embedded(inputs)), labels)
             # Each worker's rows reach only its own weights, and torch averages: times the number of workers.
             (loss * self._group.size).backward()
             self._optimizer.step()

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from contenders import ByHand, Contender, Ours
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from training import heading
 
@@ -62,6 +62,19 @@ class FullyShardedByHand(ByHand):
         return fully_shard(model)
 
 
+class InSlices(ByHand):
+    """The same with raydml's slices as micro-batches, whose matrices are as small: what slices cost by themselves."""
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """Slice after slice; one backward pass goes through all of them."""
+        size = self._spec.batch.slice_size
+        return torch.cat([self._model(part) for part in inputs.split(size)])
+
+
+class FullyShardedInSlices(FullyShardedByHand, InSlices):
+    """Each slice gathers the layers, and the backward pass sums the gradients of each."""
+
+
 @dataclass(frozen=True)
 class Case:
     """Who trains, with what of `parallel`, and whom to compare it with."""
@@ -71,12 +84,14 @@ class Case:
     peer: str
 
 
-DDP, FSDP2 = "DDP by hand", "FSDP2 by hand"
+DDP, FSDP2 = "DDP by hand, in slices", "FSDP2 by hand, in slices"
 CASES = {
-    DDP: Case(ByHand, {}, DDP),
+    "DDP by hand": Case(ByHand, {}, DDP),
+    DDP: Case(InSlices, {}, DDP),
     "ddp, bitwise": Case(Ours, {}, DDP),
     "ddp, fast": Case(Ours, {"numerics": "fast"}, DDP),
-    FSDP2: Case(FullyShardedByHand, {}, FSDP2),
+    "FSDP2 by hand": Case(FullyShardedByHand, {}, FSDP2),
+    FSDP2: Case(FullyShardedInSlices, {}, FSDP2),
     "fsdp": Case(Ours, {"strategy": "fsdp"}, FSDP2),
     "tensor": Case(Ours, {"strategy": "tensor", "mesh": {"tensor": 2}}, DDP),
     "pipeline": Case(Ours, {"strategy": "pipeline", "mesh": {"pipeline": 2}}, DDP),

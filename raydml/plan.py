@@ -119,7 +119,9 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     model = None if isinstance(spec.model.backbone, CustomBackbone) else _model(spec, dataset)
     memory = None if model is None else measured(spec, model, dataset.preprocessing.type)
     device, most = _device(spec), fit(spec, spec.parallel.workers.max).workers
-    found = () if memory is None or model is None else tuple(candidates(facts_of(spec, model, memory, device), most))
+    found: tuple[Candidate, ...] = ()
+    if memory is not None and model is not None:
+        found = tuple(candidates(facts_of(spec, model, memory, device, dataset.num_training_classes), most))
     proposal = choose_strategy(list(found), worker_share(spec, most, device)) if found else None
     if spec.parallel.strategy == "auto" and proposal is not None:
         spec = with_strategy(spec, proposal[0])

@@ -157,7 +157,7 @@ def _prepare(
     if spec.parallel.strategy == "auto":
         device = torch.device("cuda" if spec.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
         copied = build_model(spec.model, items.input_shape, spec.seed, custom=model)
-        spec, why = resolved(spec, copied, items.preprocessing.type, device)
+        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, root)

@@ -135,12 +135,16 @@ def _strategies(plan: Plan) -> Iterator[RenderableType]:
         return
     workers = plan.candidates[0].workers
     table = Table("strategy", title=f"strategies, {workers} workers", title_justify="left")
-    for heading in ("a worker holds", "sends a step", "computes a step"):
+    classes = any(candidate.head for candidate in plan.candidates)
+    headings = ("a worker holds", "sends a step", "computes a step", "of it for classes")
+    for heading in headings if classes else headings[:3]:
         table.add_column(heading)
     for candidate in plan.candidates:
         if candidate.impossible is None:
-            work = f"{candidate.flops / 1e9:.3g} GFLOP"
-            table.add_row(candidate.name, size(candidate.memory), size(candidate.sent), work)
+            cells = [size(candidate.memory), size(candidate.sent), f"{candidate.flops / 1e9:.3g} GFLOP"]
+            if (head := candidate.head) is not None:
+                cells.append(f"{head.rows} of them in {size(head.memory)}, {size(head.sent)}")
+            table.add_row(candidate.name, *cells)
         else:
             table.add_row(candidate.name, Text(candidate.impossible, "dim"))
     yield table

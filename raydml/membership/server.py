@@ -117,7 +117,7 @@ class Server:
                 if not self._authority.over:
                     self._authority.finish(time.monotonic())
                 self._turn()
-                for line in self._lines.values():
+                for line in list(self._lines.values()):  # members hang up meanwhile
                     with suppress(OSError, TimeoutError):
                         await asyncio.wait_for(line.writer.drain(), 1)
         except BaseException as error:

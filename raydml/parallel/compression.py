@@ -40,26 +40,6 @@ class Reducer(Protocol):
         ...
 
 
-class Uncompressed:
-    """The sums themselves."""
-
-    def __init__(self, group: Group) -> None:
-        self.sharded: dict[str, Sharded] = {}
-        self._group = group
-
-    def total(self, leaves: Iterable[Leaf]) -> tuple[list[Tensor], list[Tensor]]:
-        """See Reducer."""
-        accumulator, count = TreeAccumulator(self._group.num_slices), 0
-        for index, gradients, rest in leaves:
-            count = len(gradients)
-            accumulator.add(index, [*gradients, *rest])
-        sums = tree_sum(accumulator, self._group)
-        return sums[:count], sums[count:]
-
-    def commit(self) -> None:
-        """Nothing is left unsaid."""
-
-
 class Halved:
     """Gradients of slices, and every partial sum of the tree, rounded to 16 bits: half of the bytes, no residual."""
 
@@ -249,8 +229,8 @@ def _matrix(value: Tensor) -> Tensor:
     return value.reshape(value.shape[0], -1)
 
 
-def build_reducer(spec: CompressionSpec, seed: int, parameters: Sequence[Tensor], group: Group) -> Reducer:
-    """What `parallel.compression` says."""
+def build_reducer(spec: CompressionSpec, seed: int, parameters: Sequence[Tensor], group: Group) -> Reducer | None:
+    """What `parallel.compression` says; None where gradients travel as they are."""
     match spec:
         case HalfGradients():
             return Halved({"fp16": torch.float16, "bf16": torch.bfloat16}[spec.kind], group)
@@ -259,4 +239,4 @@ def build_reducer(spec: CompressionSpec, seed: int, parameters: Sequence[Tensor]
         case PowerSgd() if parameters:
             return LowRank(spec, seed, parameters, group)
         case NoCompression() | TopK() | PowerSgd():  # a frozen model has nothing to send
-            return Uncompressed(group)
+            return None

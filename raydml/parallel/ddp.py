@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from raydml.parallel.compression import Leaf, build_reducer
 from raydml.parallel.group import Group
 from raydml.parallel.memory import AUTOCAST, Memory, SavedBytes, choose, memory_of, worker_share
 from raydml.parallel.randomness import convert_dropout, key, keyed_randomness
-from raydml.parallel.reduction import add, plain_sum
 from raydml.parallel.sharding import Spread
+from raydml.parallel.sums import Pass, SliceSums, Take
 from raydml.spec import JobSpec
 
 
@@ -51,7 +52,8 @@ class DataParallel:
         self._together = spec.model.batch_norm == "synchronised"
         self._bitwise = spec.exactness != "exact"  # the tree of slices; compressed or not
         self._reducer = build_reducer(spec.parallel.compression, spec.seed, self.parameters, group)
-        self.sharded = self._reducer.sharded
+        self.sharded = self._reducer.sharded if self._reducer is not None else {}
+        self._sums = SliceSums(self.parameters, group)
         self.sent = 0  # bytes that this worker sent for the gradients of the last step
         self._generators: list[torch.Generator] = []
         if self._together:
@@ -62,6 +64,7 @@ class DataParallel:
         self._seen: list[Tensor] = []  # embeddings of the first pass, a slice each
         self._runs: list[Run | None] = []  # None: made again in the pullback
         self._moved: list[CollectingBatchNorm] = []
+        self._alike: list[Tensor] = []  # statistics of all slices at once
         self._reduced: list[Tensor] = []
         self._checked = False
         self.train()
@@ -162,50 +165,55 @@ class DataParallel:
         Raises SpecError where a graph that is made again is another one.
         """
         parts = torch.split(cotangents, [len(rows) for rows in self._seen])
-        if self._bitwise:
-            before = self._group.sent
+        before, count = self._group.sent, len(self.parameters)
+        if self._reducer is not None:
             gradients, self._reduced = self._reducer.total(self._leaves(parts))
-            self.sent = self._group.sent - before
         else:
-            total = self._plain(parts)
-            gradients, self._reduced = total[: len(self.parameters)], total[len(self.parameters) :]
+            total = (self._sums.by_the_tree if self._bitwise else self._sums.plainly)(self._passes(parts))
+            gradients, self._reduced = total[:count], total[count:]
+        if self._together:  # the statistics are the same on every worker already
+            self._reduced = self._alike
+        self.sent = self._group.sent - before
         self._begin((), self._step)
         return gradients
 
+    def _passes(self, parts: Sequence[Tensor]) -> Iterator[Pass]:
+        """The way back of each own slice, or of all of them in one."""
+        for slot, (index, part) in enumerate(zip(self._group.owned, parts, strict=False)):
+            run = self._runs[slot] or self._second_pass(slot)
+            self._moved, self._alike = run.norms, run.statistics
+            yield Pass(index, partial(self._backward, run, part), () if self._together else run.statistics)
+
     def _leaves(self, parts: Sequence[Tensor]) -> Iterator[Leaf]:
-        count = len(self.parameters)
-        for slot, index in enumerate(self._group.owned):
-            leaf = self._leaf(slot, parts[slot])
-            yield index, leaf[:count], leaf[count:]
+        """Gradients and statistics of each own slice."""
+        for given in self._passes(parts):
+            found: dict[int, Tensor] = {}
+            given.run(found.__setitem__)
+            gradients = [
+                found[place] if place in found else torch.zeros_like(parameter)
+                for place, parameter in enumerate(self.parameters)
+            ]
+            yield given.index, gradients, list(given.rest)
 
-    def _leaf(self, slot: int, cotangent: Tensor) -> list[Tensor]:
-        """Gradients and statistics of one slice."""
-        run = self._runs[slot] or self._second_pass(slot)
-        self._moved = run.norms
-        return [*self._gradients([run.embeddings], [cotangent]), *run.statistics]
-
-    def _plain(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """One backward pass through all own slices, where autograd sums their gradients; or one for each."""
-        runs = [run for run in self._runs if run is not None]
-        if len(runs) < len(parts):
-            total = self._leaf(0, parts[0])
-            for slot in range(1, len(parts)):
-                total = add(total, self._leaf(slot, parts[slot]))
-            return plain_sum(total, self._group)
-        self._moved = runs[0].norms
-        total = self._gradients([run.embeddings for run in runs], parts)
-        if self._together:  # the statistics are the same on every worker already
-            return [*plain_sum(total, self._group), *runs[0].statistics]
-        statistics = [torch.stack(values).sum(0) for values in zip(*(run.statistics for run in runs), strict=True)]
-        return plain_sum([*total, *statistics], self._group)
-
-    def _gradients(self, graphs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    def _backward(self, run: Run, cotangent: Tensor, take: Take) -> None:
+        """The gradient of each parameter is taken as soon as all of it is there."""
         if not self.parameters:
-            return []
-        typed = [cotangent.to(graph.dtype) for graph, cotangent in zip(graphs, cotangents, strict=True)]
-        gradients = torch.autograd.grad(graphs, self.parameters, typed, allow_unused=True)
-        pairs = zip(gradients, self.parameters, strict=True)
-        return [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in pairs]
+            return
+
+        def hand_over(place: int, parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            assert gradient is not None
+            take(place, gradient)
+
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(partial(hand_over, place))  # type: ignore[no-untyped-call]
+            for place, parameter in enumerate(self.parameters)
+        ]
+        try:
+            torch.autograd.backward([run.embeddings], [cotangent.to(run.embeddings.dtype)], inputs=self.parameters)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def norm(self, gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """L2 norm, shape (), of all gradients of the model and of the loss's own weights."""
@@ -213,7 +221,8 @@ class DataParallel:
 
     def commit(self) -> None:
         """Move the running statistics: the mean over slices of each slice's; remember what compression left out."""
-        self._reducer.commit()
+        if self._reducer is not None:
+            self._reducer.commit()
         parts = 1 if self._together else self._group.num_slices
         for position, norm in enumerate(self._moved):
             mean, variance = self._reduced[2 * position : 2 * position + 2]

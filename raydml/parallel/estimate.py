@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raydml.errors import SpecError
 from raydml.models import EmbeddingModel, chain
+from raydml.parallel.class_vectors import HeadShare, head_share
 from raydml.parallel.fsdp import blocks
 from raydml.parallel.group import Peers
 from raydml.parallel.memory import Memory, kept_by_forward, memory_of, worker_share
@@ -30,7 +31,8 @@ from raydml.spec import JobSpec, MeshSpec
 class Candidate:
     """One strategy on one mesh: bytes held at once, bytes sent and floating-point operations of a step, of a worker.
 
-    `impossible` says why the spec cannot have it; then the figures are 0.
+    `impossible` says why the spec cannot have it; then the figures are 0. `head` is what of them a loss takes that has
+    vectors for each class.
     """
 
     strategy: str
@@ -40,6 +42,7 @@ class Candidate:
     sent: int = 0
     flops: int = 0
     impossible: str | None = None
+    head: HeadShare | None = None
 
     @property
     def name(self) -> str:
@@ -50,13 +53,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the formulas need of a job: `memory` as measured, parameters in numbers, operations of one row's forward."""
+    """What the formulas need of a job: `memory` as measured, operations of one row's forward, classes that train."""
 
     spec: JobSpec
     model: EmbeddingModel
     memory: Memory
     flops: float
     device: torch.device
+    classes: int = 0
 
     @property
     def scattering(self) -> int:
@@ -87,14 +91,14 @@ def _part(workers: int) -> float:
     return (workers - 1) / workers
 
 
-def facts_of(spec: JobSpec, model: EmbeddingModel, memory: Memory, device: torch.device) -> Facts:
+def facts_of(spec: JobSpec, model: EmbeddingModel, memory: Memory, device: torch.device, classes: int = 0) -> Facts:
     """Counts the operations of the forward pass of one row of zeros."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example_of(model))
-    return Facts(spec, model, memory, counter.get_total_flops(), device)
+    return Facts(spec, model, memory, counter.get_total_flops(), device, classes)
 
 
 def candidates(facts: Facts, workers: int) -> list[Candidate]:
@@ -107,10 +111,24 @@ def candidates(facts: Facts, workers: int) -> list[Candidate]:
     for strategy, mesh in meshes:
         empty = Candidate(strategy, mesh, workers)
         try:
-            found.append(ESTIMATES[strategy](facts, empty))
+            found.append(_with_head(facts, ESTIMATES[strategy](facts, empty)))
         except SpecError as error:
             found.append(replace(empty, impossible=error.message))
     return found
+
+
+def _with_head(facts: Facts, candidate: Candidate) -> Candidate:
+    """With what the loss's class vectors take; workers that share a model out hold the same ones."""
+    head = head_share(facts.spec, facts.classes, candidate.workers // candidate.mesh.cell)
+    if head is None:
+        return candidate
+    return replace(
+        candidate,
+        memory=candidate.memory + head.memory + head.passing,
+        sent=candidate.sent + head.sent,
+        flops=candidate.flops + head.flops,
+        head=head,
+    )
 
 
 def choose_strategy(found: list[Candidate], share: int) -> tuple[Candidate, str]:
@@ -146,12 +164,13 @@ def measured(spec: JobSpec, model: EmbeddingModel, kind: torch.dtype) -> Memory:
     return memory_of(spec, model, activations, kind.itemsize * prod(shape))
 
 
-def resolved(spec: JobSpec, model: EmbeddingModel, kind: torch.dtype, device: torch.device) -> tuple[JobSpec, str]:
+def resolved(
+    spec: JobSpec, model: EmbeddingModel, kind: torch.dtype, device: torch.device, classes: int = 0
+) -> tuple[JobSpec, str]:
     """A spec that says `auto`, with the strategy that its most workers are proposed; and why."""
     most = spec.parallel.workers.max
-    found = candidates(
-        facts_of(spec, model, measured(spec, model, kind), device), min(most, spec.batch.virtual_workers)
-    )
+    facts = facts_of(spec, model, measured(spec, model, kind), device, classes)
+    found = candidates(facts, min(most, spec.batch.virtual_workers))
     chosen, why = choose_strategy(found, worker_share(spec, most, device))
     return with_strategy(spec, chosen), f"strategy {chosen.name}: {why}"
 

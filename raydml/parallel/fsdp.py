@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raydml.errors import SpecError
 from raydml.parallel.ddp import DataParallel, Run
-from raydml.parallel.group import Group, talking
+from raydml.parallel.group import Group, talking_in_between
 from raydml.parallel.holding import Cut, Held, Holding
 from raydml.parallel.memory import Memory
 from raydml.parallel.reduction import add, plain_sum
@@ -64,8 +64,7 @@ class FullySharded(DataParallel):
         return self._slice(len(self._inputs) - 1, self._spec.parallel.precision)
 
     def _run(self, inputs: Tensor, precision: str) -> Run:
-        # Torch's own collectives fail in many words; so does a model, which fails again in the next group, and ends it.
-        with talking() if self.in_step else nullcontext():
+        with talking_in_between() if self.in_step else nullcontext():
             return super()._run(inputs, precision)
 
     def _keeps(self) -> bool:
@@ -100,11 +99,11 @@ class FullySharded(DataParallel):
             run = self._runs[slot] or self._second_pass(slot)
             self._runs[slot] = None
             self._moved = run.norms
-            self._backward(run.embeddings, part)
+            self._pull(run.embeddings, part)
             statistics = add(statistics, run.statistics) if statistics else run.statistics
         for kept in self._idle_runs:
             run = kept or self._idle_pass()
-            self._backward(run.embeddings, torch.zeros_like(run.embeddings))
+            self._pull(run.embeddings, torch.zeros_like(run.embeddings))
         # With synchronised batch norm the statistics are the same on every worker already.
         self._reduced = statistics if self._together else plain_sum(statistics, self._group)
         self._idle_runs = []
@@ -115,10 +114,10 @@ class FullySharded(DataParallel):
         """As in `DataParallel`, with the parts of all workers."""
         return self._holding.norm(gradients, weights) if self.in_step else super().norm(gradients, weights)
 
-    def _backward(self, embeddings: Tensor, cotangents: Tensor) -> None:
+    def _pull(self, embeddings: Tensor, cotangents: Tensor) -> None:
         if not self._sharded:
             return
-        with talking():
+        with talking_in_between():
             torch.autograd.backward([embeddings], [cotangents.to(embeddings.dtype)])
 
     @staticmethod

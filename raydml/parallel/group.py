@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import irecv, isend
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn import functional
 
@@ -33,6 +37,29 @@ def talking() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         raise PeerLost(str(error)) from error
+
+
+@contextmanager
+def talking_in_between() -> Iterator[None]:
+    """As `talking`, around code of torch.distributed that runs a model too: what the model itself raises stays.
+
+    A model fails alike wherever it runs, and in the next group too; torch wraps its errors in others, here undone.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        if _raised_by_torch_distributed(first):
+            raise PeerLost(str(first)) from error
+        raise first from None
+
+
+def _raised_by_torch_distributed(error: BaseException) -> bool:
+    """Whether the innermost line of Python that raised it belongs to torch.distributed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(dist.__file__).parent)
 
 
 class Peers:
@@ -99,6 +126,20 @@ class Peers:
         given[(self.rank + distance) % self.size] = len(rows)
         taken[(self.rank - distance) % self.size] = count
         return self.exchange(rows, given, taken)
+
+    def swap(self, given: Sequence[Sequence[Tensor]], taken: Sequence[Sequence[Tensor]]) -> None:
+        """Some tensors for each worker, in rank order; those of each for this one are written over `taken`, uncopied.
+
+        Nothing is done about the own ones.
+        """
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        message = partial(dist.P2POp, group=self.processes)
+        messages = [message(isend, tensor, group_peer=rank) for rank in others for tensor in given[rank]]
+        messages += [message(irecv, tensor, group_peer=rank) for rank in others for tensor in taken[rank]]
+        self.sent += sum(tensor.nbytes for rank in others for tensor in given[rank])
+        with self.collective():
+            for work in dist.batch_isend_irecv(messages) if messages else ():
+                work.wait()
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""

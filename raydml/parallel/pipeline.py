@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raydml.errors import SpecError
 from raydml.models import EmbeddingModel, as_input, chain, has_prefix, reads_tokens
 from raydml.parallel.ddp import DataParallel
-from raydml.parallel.group import Group, Peers, talking
+from raydml.parallel.group import Group, Peers, talking, talking_in_between
 from raydml.parallel.holding import Held, Holding
 from raydml.parallel.memory import AUTOCAST
 from raydml.parallel.randomness import keyed_randomness
@@ -194,7 +194,8 @@ class Pipeline(DataParallel):
             self._schedule = self._build()
         own: Any = self.model.own
         first, last = 0 in own, self.model.count - 1 in own  # type: ignore[operator]
-        with talking(), torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+        devices = [self._device] if self._device.type == "cuda" else []
+        with talking_in_between(), torch.random.fork_rng(devices=devices):
             self._schedule.step(
                 *([torch.cat(self._parts)] if first else []),
                 **({"target": target, "losses": []} if last else {}),

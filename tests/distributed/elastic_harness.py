@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from raydml.membership import Authority, Event, FileLedger, Policy, Server
+from raydml.parallel.sizes import unit
 from raydml.spec import JobSpec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.elastic import Meeting, run_member
@@ -143,6 +145,7 @@ def elastic_run(
     host: str = "127.0.0.1",
     resume: int | None = None,
     each: Sequence[Condition] = (),
+    model: nn.Module | None = None,
     **policy: Any,
 ) -> Iterator[Fleet]:
     """A run in this folder, with its authority; its first members are started, the last of them with these faults."""
@@ -150,7 +153,8 @@ def elastic_run(
     checkpoints = Checkpoints(folder / "checkpoints", spec.train.keep_last)
 
     def found(now: float) -> Authority:
-        chosen = Policy(first=first, most=most, num_slices=spec.batch.virtual_workers, **policy)
+        seats = spec.batch.virtual_workers * spec.parallel.mesh.cell
+        chosen = Policy(first=first, most=most, num_slices=seats, unit=unit(spec), **policy)
         ledger = FileLedger(folder / "membership.json")
         durable = lambda: checkpoints.go_back(spec.name)[0]  # noqa: E731
         return Authority(spec.name, ledger, chosen, now, durable, time.time() - now)
@@ -159,7 +163,7 @@ def elastic_run(
     fleet: Fleet | None = None
     try:
         with Server(found, host) as server:
-            job = Job(spec, folder, folder, resume)
+            job = Job(spec, folder, folder, resume, model=model)
             fleet = Fleet(job, Meeting(server.address, store.port), server, each)
             fleet.start(first - len(faults))
             for fault in faults:

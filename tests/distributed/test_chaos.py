@@ -55,7 +55,7 @@ class Chaos:
     def join(self) -> None:
         """One more member; half of them will die in the middle of something."""
         deadly = {
-            "dies_in_a_reduction": Fault(TORCH, "all_to_all_single", self.draw.randint(1, 400)),
+            "dies_in_a_reduction": Fault(TORCH, "batch_isend_irecv", self.draw.randint(1, 400)),
             "dies_in_a_gather": Fault(TORCH, "all_gather_into_tensor", self.draw.randint(1, 400)),
             "dies_in_a_vote": Fault(TORCH, "all_reduce", self.draw.randint(1, 400)),
             "dies_as_the_source": Fault(TORCH, "isend", 1),

@@ -117,7 +117,7 @@ def test_workers_that_are_killed_and_replaced_leave_no_trace(either: Undisturbed
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(TORCH, "all_to_all_single", 25),
+        Fault(TORCH, "batch_isend_irecv", 25),
         Fault(TORCH, "all_gather_into_tensor", 60),
         Fault(TORCH, "all_reduce", 40),
     ],

@@ -17,6 +17,7 @@ from raydml.data import SamplingPlan, open_dataset
 from raydml.losses import evaluate_objective
 from raydml.models import build_model
 from raydml.parallel import Group
+from raydml.parallel.class_vectors import head_share
 from raydml.spec import JobSpec
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.loop import StepReport
@@ -75,7 +76,8 @@ class Counted:
         size = dist.get_world_size()
         self._replace("all_reduce", lambda value, *_: 2 * value.numel() * (1 - 1 / size))
         self._replace("all_gather_into_tensor", lambda out, own: out.numel() - own.numel())
-        self._replace("all_to_all_single", lambda out, own, sizes, _: out.numel() - sizes[dist.get_rank()])
+        taken = lambda messages: sum(message.tensor.numel() for message in messages if message.op is dist.irecv)  # noqa: E731
+        self._replace("batch_isend_irecv", taken)
 
     def _replace(self, name: str, received: Callable[..., float]) -> None:
         real = getattr(dist, name)
@@ -113,6 +115,15 @@ def test_workers_receive_what_the_page_on_scaling_says(tmp_path: Path) -> None:
         for found in run_processes(size, received, documents, tmp_path):
             # The tree's sum is padded to a multiple of W.
             np.testing.assert_allclose(found, [(1 - 1 / size) * number for number in numbers], rtol=0, atol=2 * size)
+        for document, number in zip(documents, numbers, strict=True):  # the plan's, beside the gathered batch
+            spec = small_spec(
+                tmp_path,
+                loss=document,
+                batch={"classes": 12, "samples": 4, "virtual_workers": slices},
+                **{"model.dimension": DIMENSION, "parallel.precision": "float64"},
+            )
+            share = head_share(spec, 29, size)
+            assert share is not None and share.sent == int(8 * (1 - 1 / size) * (number - rows * DIMENSION))
 
 
 def cases(data: Path) -> dict[str, JobSpec]:

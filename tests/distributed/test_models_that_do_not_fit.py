@@ -31,7 +31,7 @@ VIT = {
     **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0},
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"backbone": {"kind": "mlp", "hidden": [16, 12], "dropout": 0.1}, "dimension": 8},
+    "mlp": {"backbone": {"kind": "mlp", "hidden": [24, 12], "dropout": 0.1}, "dimension": 8},
     "cnn": {"backbone": {"kind": "small_cnn", "width": 16, "dropout": 0.1}, "dimension": 8},
     "vit": {"backbone": {"kind": "transformers", "architecture": "ViTModel", "config": VIT}, "dimension": 8},
 }
@@ -96,31 +96,69 @@ def assert_equal(found: dict[str, Any], wanted: dict[str, Any], where: str) -> N
         np.testing.assert_allclose(found["tensors"][name], value, rtol=1e-9, atol=1e-9, err_msg=f"{where}: {name}")
 
 
-def check(folder: Path, cases: dict[str, tuple[str, str]], sizes: tuple[int, ...], **parallel: Any) -> None:
-    """Each case, a loss and a model, over each number of workers, equal to one process with the whole model."""
-
-    def documents(**options: Any) -> dict[str, str]:
-        return {name: spec_of(folder, *case, **options).model_dump_json() for name, case in cases.items()}
-
-    wanted = train_all(Group(0, 1, 9), (documents(), str(folder)))
-    for size in sizes:
-        results = run_processes(size, train_all, (documents(**parallel), str(folder)), folder)
-        for rank, found in enumerate(results):
-            for name in cases:
-                assert_equal(found[name], wanted[name], f"{name}, {size} workers, worker {rank}")
-                assert wanted[name]["losses"][0] != wanted[name]["losses"][-1], name
-                if size > 1:
-                    assert found[name]["held"] < wanted[name]["held"], f"{name}, {size} workers: all is held"
+Case = tuple[str, str]  # a loss and a model
+EVERY_LOSS = [(loss, "mlp") for loss in LOSSES]
+MODELS_TOO = [*EVERY_LOSS, ("triplet, semihard", "cnn"), ("contrastive", "vit")]
+ALL = [*MODELS_TOO, ("triplet, semihard", "mlp"), ("ArcFace", "cnn")]
 
 
-EVERY_LOSS = {f"{loss}, mlp": (loss, "mlp") for loss in LOSSES}
-OTHER_MODELS = {"triplet, cnn": ("triplet, semihard", "cnn"), "contrastive, vit": ("contrastive", "vit")}
+def tensor(size: int) -> dict[str, Any]:
+    return {"strategy": "tensor", "mesh": {"tensor": size}}
 
 
-def test_fsdp_is_one_process_for_each_loss_and_uneven_slices(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), strategy="fsdp")
-    check(tmp_path, {"SupCon, mlp": ("SupCon", "mlp")}, (1, 3), strategy="fsdp")
+def pipeline(size: int, **schedule: Any) -> dict[str, Any]:
+    return {"strategy": "pipeline", "mesh": {"pipeline": size}, **({"pipeline": schedule} if schedule else {})}
+
+
+FSDP: dict[str, Any] = {"strategy": "fsdp"}
+TRIPLET = [("triplet, semihard", "mlp")]
+# By number of workers: what runs on them, each with its cases. Nine slices are uneven for two and for four.
+FORMS: dict[int, list[tuple[dict[str, Any], list[Case]]]] = {
+    1: [(FSDP, EVERY_LOSS), (tensor(2), EVERY_LOSS), (pipeline(2), EVERY_LOSS)],
+    2: [
+        (FSDP, MODELS_TOO),
+        (tensor(2), MODELS_TOO),
+        (pipeline(2), MODELS_TOO),
+        (pipeline(2, schedule="gpipe", split=[3, 2]), TRIPLET),
+        (pipeline(2, schedule="interleaved", stages=2), [("triplet, semihard", "cnn")]),
+        (pipeline(2, schedule="zero_bubble"), TRIPLET),
+    ],
+    3: [
+        (FSDP, EVERY_LOSS),
+        (tensor(3), EVERY_LOSS),
+        (pipeline(3), [*EVERY_LOSS, ("ArcFace", "cnn")]),
+        (pipeline(3, split=[1, 3, 1]), TRIPLET),
+    ],
+    4: [(FSDP, EVERY_LOSS), (tensor(2), EVERY_LOSS), (pipeline(2), [*EVERY_LOSS, ("ArcFace", "cnn")])],
+}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The folder with the data, and by loss and model what one process has that holds all of the model."""
+    folder = tmp_path_factory.mktemp("one-process")
+    write_images(folder)
+    documents = {f"{loss}, {model}": spec_of(folder, loss, model).model_dump_json() for loss, model in ALL}
+    return folder, train_all(Group(0, 1, 9), (documents, str(folder)))
+
+
+@pytest.mark.parametrize("size", FORMS)
+def test_each_strategy_is_one_process_for_each_loss(
+    one_process: tuple[Path, dict[str, dict[str, Any]]], size: int
+) -> None:
+    folder, wanted = one_process
+    cases = {
+        f"{json.dumps(form)}: {loss}, {model}": (spec_of(folder, loss, model, **form).model_dump_json(), loss, model)
+        for form, members in FORMS[size]
+        for loss, model in members
+    }
+    documents = {name: document for name, (document, _, _) in cases.items()}
+    for rank, found in enumerate(run_processes(size, train_all, (documents, str(folder)), folder)):
+        for name, (_, loss, model) in cases.items():
+            want = wanted[f"{loss}, {model}"]
+            assert_equal(found[name], want, f"{name}, {size} workers, worker {rank}")
+            assert want["losses"][0] != want["losses"][-1], name
+            assert size == 1 or found[name]["held"] < want["held"], f"{name}, {size} workers: all is held"
 
 
 def test_bfloat16_stays_near_one_process(tmp_path: Path) -> None:
@@ -195,29 +233,3 @@ def test_workers_of_fsdp_come_and_die_and_the_curve_is_that_of_one_process(tmp_p
     losses = [line["loss"] for line in lines if "loss" in line]
     np.testing.assert_allclose(losses, wanted["losses"], rtol=1e-6)  # AdamW magnifies what rounding differs
     assert {"start", "join", "restart"} <= {event.cause for event in fleet.events}
-
-
-def test_tensor_is_one_process_alone_and_times_data_with_the_same_dropout(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    tensor: dict[str, Any] = {"strategy": "tensor", "mesh": {"tensor": 2}}
-    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **tensor)
-    check(tmp_path, {"triplet, mlp": ("triplet, semihard", "mlp")}, (4,), **tensor)
-
-
-def test_pipeline_is_one_process_for_each_loss_with_the_same_dropout_and_batch_norm(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
-    check(tmp_path, {**EVERY_LOSS, **OTHER_MODELS}, (2,), **pipeline)
-    check(tmp_path, {"ArcFace, cnn": ("ArcFace", "cnn")}, (4,), **pipeline)
-
-
-def test_so_it_is_for_each_schedule(tmp_path: Path) -> None:
-    write_images(tmp_path)
-    pipeline: dict[str, Any] = {"strategy": "pipeline", "mesh": {"pipeline": 2}}
-    for schedule in (
-        {"schedule": "gpipe", "split": [3, 2]},
-        {"schedule": "interleaved", "stages": 2},
-        {"schedule": "zero_bubble"},
-    ):
-        model = "cnn" if schedule["schedule"] == "interleaved" else "mlp"
-        check(tmp_path, {"triplet": ("triplet, semihard", model)}, (2,), **pipeline, pipeline=schedule)
