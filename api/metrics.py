@@ -44,8 +44,8 @@ def facts_of(project: str, collection: Collection) -> Facts:
 def _requests(service: Service) -> Iterator[str]:
     counted = service.requests
     names = ("method", "route", "status")
-    counts = sorted(counted.answered.items())
-    answered: Samples = [(dict(zip(names, values, strict=True)), count) for values, count in counts]
+    pairs = sorted(counted.answered.items())
+    answered: Samples = [(dict(zip(names, values, strict=True)), count) for values, count in pairs]
     yield from _family("raydml_requests_total", "counter", "answers", answered)
     yield "# HELP raydml_request_seconds from a request's head to the end of its answer"
     yield "# TYPE raydml_request_seconds histogram"

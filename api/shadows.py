@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -34,7 +35,7 @@ async def fill_shadow(
     body = await bodies.read(request, FillRequest)
     check_points(body.limit, service.settings)
     _check_other(shadow_name, collection)
-    inputs = _inputs(service, body)
+    inputs = _inputs(service, store.home, body)
 
     def fill() -> dict[str, Any]:
         store.create(shadow_name, None, collection.metric, None, body.run)
@@ -84,7 +85,7 @@ def _check_other(shadow_name: str, collection: Collection) -> None:
         raise Problem(422, "invalid-request", f"{shadow_name} is the collection itself: give its shadow another name")
 
 
-def _inputs(service: Service, body: FillRequest) -> Callable[[Item], Any]:
+def _inputs(service: Service, home: FilePath, body: FillRequest) -> Callable[[Item], Any]:
     """What a point's payload gives to the model. Raises Problem 422 with the point's id."""
     settings = service.settings
 
@@ -95,9 +96,10 @@ def _inputs(service: Service, body: FillRequest) -> Callable[[Item], Any]:
         return given
 
     def image(item: Item) -> Any:
-        path = (settings.home / value(item)).resolve()
-        if not path.is_relative_to(settings.home) or not path.is_file():
-            raise Problem(422, "no-input", f"point {item.id!r}: no file {value(item)!r} is in the server's folder")
+        path = (home / value(item)).resolve()
+        others = home / "projects"  # of the default project's folder, which is the server's
+        if not path.is_relative_to(home) or path.is_relative_to(others) or not path.is_file():
+            raise Problem(422, "no-input", f"point {item.id!r}: no file {value(item)!r} is in the project's folder")
         if path.stat().st_size > settings.max_image_bytes:
             raise Problem(422, "no-input", f"point {item.id!r}: {value(item)!r} is larger than an image may be")
         return images.decoded([path.read_bytes()], settings)[0]

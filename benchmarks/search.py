@@ -1,11 +1,13 @@
-"""Collections against Faiss in process, hnswlib and usearch: time at equal recall, building, memory; also filters.
+"""Collections against Faiss in process and other libraries: time at equal recall, building, memory; also filters.
 
-    python benchmarks/search.py [--rows 100000] [--queries 1024] [--recall 0.999] [--only NAME]
+    python benchmarks/search.py [--rows 100000] [--queries 1024] [--recall 0.999] [--peers PYTHON] [--only NAME]
 
 Every contender runs in a fresh process of one thread. Vectors are float32 of 128 coordinates and unit length, a hundred
 around each centre with as much noise as the centre is long; queries are drawn like them and are not stored. A contender
 is searched with rising effort, in batches of 64, until its recall of the ten nearest by inner product reaches --recall.
-hnswlib and usearch are left out where they are not installed. `--only ingest` and `--only filters` are raydml's own.
+Batches of Faiss are searched with and without BLAS (`distance_compute_blas_threshold`), and the faster counts.
+Other libraries (`search_peers.py`) run in the interpreter --peers, apart from raydml's; one that is missing there, or
+takes more than ten minutes, is said to. `--only ingest` and `--only filters` are raydml's own.
 """
 
 from __future__ import annotations
@@ -24,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from search_peers import EFFORTS, PEERS, Array, K, Search
 
-DIMENSION, CLASS_SIZE, K, BATCH, INGEST = 128, 100, 10, 64, 256
-Array = np.ndarray[Any, Any]
-Search = Callable[[Array], Array]  # queries (n, d) -> ids (n, K)
-EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+DIMENSION, CLASS_SIZE, BATCH, INGEST = 128, 100, 64, 256
+PATIENCE = 600  # seconds for one contender
 
 
 def drawn(rows: int, queries: int) -> tuple[Array, Array, Array]:
@@ -70,27 +71,6 @@ def faiss_index(factory: str, setting: str) -> Callable[[Array], Iterator[tuple[
     return build
 
 
-def hnswlib_index(vectors: Array) -> Iterator[tuple[int, Search]]:
-    import hnswlib
-
-    index = hnswlib.Index("ip", DIMENSION)
-    index.init_index(len(vectors), ef_construction=80, M=16)
-    index.add_items(vectors, num_threads=1)
-    for effort in EFFORTS:
-        index.set_ef(max(K, 2 * effort))
-        yield effort, lambda queries: index.knn_query(queries, K, num_threads=1)[0]
-
-
-def usearch_index(vectors: Array) -> Iterator[tuple[int, Search]]:
-    from usearch.index import Index
-
-    index = Index(ndim=DIMENSION, metric="ip", dtype="f32", connectivity=16, expansion_add=80)
-    index.add(np.arange(len(vectors)), vectors, threads=1)
-    for effort in EFFORTS:
-        index.expansion_search = max(K, 2 * effort)
-        yield effort, lambda queries: index.search(queries, K, threads=1).keys
-
-
 def raydml_collection(vectors: Array, recall: float) -> Iterator[tuple[int, Search]]:
     from raydml.search import Collection, compaction
 
@@ -115,8 +95,7 @@ CONTENDERS: dict[str, Callable[[Array], Iterator[tuple[int, Search]]]] = {
     "Faiss IVF1024,Flat": faiss_index("IVF1024,Flat", "nprobe"),
     "Faiss IVF1024,PQ64x4fs,RFlat": faiss_index("IVF1024,PQ64x4fs,RFlat", "nprobe"),
     "Faiss HNSW32": faiss_index("HNSW32", "efSearch"),
-    "hnswlib": hnswlib_index,
-    "usearch": usearch_index,
+    **PEERS,
 }
 
 
@@ -131,13 +110,26 @@ def measure(name: str, rows: int, queries: int, target: float) -> dict[str, Any]
         built = result.get("build") or time.process_time() - start
         found = _in_batches(search, asked)
         recall = float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())
-        times = [_cpu(lambda search=search: _in_batches(search, asked)) for _ in range(3)]
+        times = _batches(name, search, asked)
         single = _cpu(lambda search=search: [search(asked[row : row + 1]) for row in range(200)]) / 200
         result = {"name": name, "build": built, "extra": _memory() - before, "effort": effort, "recall": recall}
         result |= {"batch": min(times) / queries * 1e6, "single": single * 1e6}
         if recall >= target:
             break
     return result
+
+
+def _batches(name: str, search: Search, asked: Array) -> list[float]:
+    """CPU-seconds of all queries in batches, several times; of Faiss with either way to multiply."""
+    thresholds = [1, 128_000] if name.startswith("Faiss") else [None]
+    times = []
+    for threshold in thresholds:
+        if threshold is not None:
+            import faiss
+
+            faiss.cvar.distance_compute_blas_threshold = threshold
+        times += [_cpu(lambda: _in_batches(search, asked)) for _ in range(5)]
+    return times
 
 
 def ingest(rows: int) -> dict[str, Any]:
@@ -224,10 +216,15 @@ def _memory() -> float:
 
 
 def _apart(arguments: argparse.Namespace, name: str) -> Any:
-    """The measurement in a process of its own; None where a library is missing."""
-    command = [sys.executable, __file__, "--only", name, "--rows", str(arguments.rows)]
+    """The measurement in a process of its own; None where that fails, as for a library that is missing."""
+    python = arguments.peers if name in PEERS and arguments.peers else sys.executable
+    command = [python, __file__, "--only", name, "--rows", str(arguments.rows)]
     command += ["--queries", str(arguments.queries), "--recall", str(arguments.recall)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
@@ -236,6 +233,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--recall", type=float, default=0.999)
+    parser.add_argument("--peers", help="an interpreter with the other libraries; this one if none is given")
     parser.add_argument("--only")
     arguments = parser.parse_args()
     if arguments.only == "ingest":
@@ -251,7 +249,9 @@ def main() -> None:
         )
         for name in ["raydml", *CONTENDERS]:
             row = _apart(arguments, name)
-            if row is not None:
+            if row is None:
+                print(f"| {name} | not measured: missing, failed, or too slow | | | | | |", flush=True)
+            else:
                 print(f"| {name} | {row['recall']:.4f} | {row['batch']:.0f} | {row['single']:.0f} | {row['build']:.1f} "
                       f"| {row['extra']:.0f} | {row['effort']} |", flush=True)  # fmt: skip
         print(_apart(arguments, "ingest"), flush=True)

@@ -427,17 +427,19 @@ def test_a_commit_that_fails_is_seen_by_nobody_and_told_to_all_who_waited(tmp_pa
     before, ids = content(collection), nearest_ids(collection)
     connection = collection._writer._connection
     assert connection is not None
-    connection.execute(
-        "CREATE TEMP TABLE pages (number INTEGER REFERENCES pages (number) DEFERRABLE INITIALLY DEFERRED)"
-    )
+    parent = "REFERENCES pages (number) DEFERRABLE INITIALLY DEFERRED"
+    connection.execute(f"CREATE TEMP TABLE pages (number INTEGER PRIMARY KEY, parent INTEGER {parent})")
     connection.execute("PRAGMA foreign_keys = ON")
+    said: list[str] = []
+    connection.set_trace_callback(said.append)
 
     def spoils(change: Any) -> int:
-        change.connection.execute("INSERT INTO temp.pages (rowid, number) VALUES (1, 7)")  # COMMIT itself refuses
+        change.connection.execute("INSERT INTO temp.pages VALUES (1, 7)")  # which COMMIT itself refuses
         return int(change.delete([2]))
 
     group = [writer.Waiting(lambda change: change.delete([4])), writer.Waiting(spoils)]
     collection._writer._commit(group)
+    assert "COMMIT" in said
     assert all(one.error is not None for one in group)
     assert (content(collection), nearest_ids(collection)) == (before, ids)
     assert collection._writer.change(lambda change: change.delete([4])) == 1
