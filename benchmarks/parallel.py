@@ -9,8 +9,9 @@ on the sockets of the worker that sends most. Memory is the fuller worker's peak
 anything.
 
 Each peer is there twice: one forward of all own rows, and slice after slice as raydml runs them, whose matrices are
-smaller. The first against the second is what slices cost, raydml against the second what the rest of it costs. All gather
-the embeddings for the loss, as raydml does, and begin with the same weights and batch: losses of all steps are compared.
+smaller. The first against the second is what slices cost, raydml against the second what the rest of it costs. All
+gather the embeddings for the loss, as raydml does, and begin with the same weights and batch: the losses of all steps
+are compared.
 """
 
 from __future__ import annotations
