@@ -150,4 +150,5 @@ class Holding:
 
 def _square(value: Tensor) -> Tensor:
     """Sum of squares in float64, shape (), without a copy of the numbers in float64."""
-    return torch.linalg.vector_norm(value, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(value, dtype=torch.float64)
+    return norm.square()
