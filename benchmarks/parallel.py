@@ -8,8 +8,10 @@ is the lowest (the workers' mean), wall time too (the slower worker's), and byte
 on the sockets of the worker that sends most. Memory is the fuller worker's peak, above what it held before it built
 anything.
 
-Neither peer knows slices: one forward of all own rows. Both gather the embeddings for the loss, as raydml does, and all
-begin with the same weights and batch: the losses of all steps are compared.
+Each peer is there twice: one forward of all own rows, and slice after slice as raydml runs them, whose matrices are
+smaller. The first against the second is what slices cost, raydml against the second what the rest of it costs. All
+gather the embeddings for the loss, as raydml does, and begin with the same weights and batch: the losses of all steps
+are compared.
 """
 
 from __future__ import annotations

@@ -117,9 +117,9 @@ class Holding:
             cut = self.cuts.get(name)
             holders = (cut.peers.size if cut else 1) * self.stages.size
             # Of the workers, those in W / holders hold this very piece.
-            own += gradient.double().square().sum().to(device) * holders / self.group.size
+            own += _square(gradient).to(device) * holders / self.group.size
         squares = list(self.group.gather_rows(own, [1] * self.group.size))
-        squares += [value.double().square().sum().to(device) for value in others]
+        squares += [_square(value).to(device) for value in others]
         return torch.stack(squares).sum().sqrt()
 
     def _gathered(self, name: str, value: Tensor) -> Tensor:
@@ -146,3 +146,9 @@ class Holding:
         """The model's tensor that a tensor of the state is, or lies beside: `optimizer.model.<name>.<slot>`."""
         path = name.removeprefix("optimizer.")
         return (path if path == name else path.rpartition(".")[0]).removeprefix("model.")
+
+
+def _square(value: Tensor) -> Tensor:
+    """Sum of squares in float64, shape (), without a copy of the numbers in float64."""
+    norm: Tensor = torch.linalg.vector_norm(value, dtype=torch.float64)
+    return norm.square()
