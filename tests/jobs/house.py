@@ -133,7 +133,7 @@ class House:
         until = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < until, f"{what}: it did not come to that\n{self.log.read_text()[-3000:]}"
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def wait(self, job: str, condition: Callable[[], bool], what: str) -> None:
         """Follow until it holds, or the job is over."""
