@@ -61,9 +61,18 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     supervisor.start()
     try:
         with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
-            Multiprocess(config, sockets=[socket]).run()
+            _Keeper(config, sockets=[socket]).run()
     finally:
         supervisor.stop(2 * settings.shutdown_seconds)
+
+
+class _Keeper(Multiprocess):
+    """Keeps processes that answer alive; a signal to stop ends listening here, too, so that nobody waits in vain."""
+
+    def terminate_all(self) -> None:
+        for socket in self.sockets:
+            socket.close()
+        super().terminate_all()
 
 
 def _application(settings: Settings) -> FastAPI:
