@@ -93,7 +93,7 @@ class House:
         while True:
             try:
                 answer = self._client.request(method, path, headers=headers, **more)
-                if answer.status_code not in (409, 503) or "idempotency" not in answer.text:
+                if answer.status_code not in (429, 503) and "in-progress" not in answer.text:
                     return answer
             except httpx2.TransportError:
                 pass
@@ -133,7 +133,7 @@ class House:
         until = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < until, f"{what}: it did not come to that\n{self.log.read_text()[-3000:]}"
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def wait(self, job: str, condition: Callable[[], bool], what: str) -> None:
         """Follow until it holds, or the job is over."""
