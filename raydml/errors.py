@@ -14,6 +14,10 @@ RaydmlError
 │   ├── JobConflict        its state does not allow what was asked
 │   ├── JobChanged         somebody changed it since the caller looked
 │   └── LeaseLost          another supervisor has taken over
+├── RecordError            a server refused a request about what it keeps: data sets, models, webhooks
+│   ├── RecordNotFound     there is none of this id, or none that the caller may see
+│   ├── RecordConflict     its state does not allow what was asked
+│   └── QuotaExceeded      the project has as much as it may have
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
 └── CollectionError        a collection refused a request
     ├── CollectionBusy     another process is writing for longer than was waited
@@ -98,6 +102,22 @@ class JobChanged(JobError):
 
 class LeaseLost(JobError):
     """Another supervisor acts; this one must not."""
+
+
+class RecordError(RaydmlError):
+    """A server refused a request about what it keeps; nothing was changed."""
+
+
+class RecordNotFound(RecordError):
+    """There is no such thing, or none that the caller may see."""
+
+
+class RecordConflict(RecordError):
+    """The state of the thing does not allow it."""
+
+
+class QuotaExceeded(RecordError):
+    """The project has as much as it may have."""
 
 
 class CheckpointError(RaydmlError):
