@@ -20,12 +20,14 @@ from api import (
     job_streams,
     job_verbs,
     jobs,
+    models,
     openapi,
     points,
     problems,
     schemas,
     search,
     snapshots,
+    webhooks,
 )
 from api.envelope import Envelope
 from api.guard import Guard
@@ -36,7 +38,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
-    datasets, schemas, audit, health,
+    datasets, models, webhooks, schemas, audit, health,
 )  # fmt: skip
 
 

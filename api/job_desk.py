@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
@@ -18,6 +19,7 @@ from api.settings import Settings
 from api.tasks import Tasks
 from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
+from raydml.jobs.projects import project_home
 from raydml.jobs.records import Job
 from raydml.jobs.store import JobStore
 from raydml.spec import JobSpec
@@ -50,6 +52,10 @@ class JobDesk:
         Raises SpecError where it names others, or code.
         """
         return parse_spec(self.datasets.confined(spec.model_dump(mode="json"), caller))
+
+    def collections_of(self, caller: Caller) -> FilePath:
+        """The folder of the collections that the caller's jobs fill."""
+        return project_home(self.settings.home, caller.project) / "collections"
 
     def accept(self, spec: JobSpec, caller: Caller) -> dict[str, Any]:
         """The spec of a job that is made in this transaction; its data sets stay. Raises QuotaExceeded."""

@@ -56,7 +56,7 @@ async def create_job(desk: DeskDep, caller: CallerDep, request: Request, key: Ke
     async def prepare() -> JobSpec:
         content = await request.body()
         spec = await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content), caller))
-        await desk.checker.check(spec)
+        await desk.checker.check(spec, desk.collections_of(caller))
         return spec
 
     def act(spec: JobSpec) -> Done:
@@ -160,7 +160,7 @@ async def fork_job(found: JobDep, desk: DeskDep, caller: CallerDep, request: Req
 
     async def prepare() -> tuple[JobSpec, int]:
         spec = await desk.tasks.run(lambda: desk.admitted(_patched(found, body.changes), caller))
-        await desk.checker.check(spec)
+        await desk.checker.check(spec, desk.collections_of(caller))
         return spec, await desk.files.run(lambda: _copied(desk.store.run_folder(found.id), folder, body.step, spec))
 
     def act(copy: tuple[JobSpec, int]) -> Done:

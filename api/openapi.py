@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import dataset_documents, documents, job_documents
+from api import dataset_documents, documents, job_documents, model_documents, webhook_documents
 from api.bodies import DOCUMENTS, JSON, MSGPACK
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
@@ -22,7 +22,14 @@ from api.scopes import PUBLIC, needed
 COMMITTED = Path(__file__).with_name("openapi.json")
 _EVERYWHERE = (413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
 _GUARDED = (401, 403, 429)  # of any request that needs a key
-BODIES = (*documents.BODIES, *job_documents.BODIES, *dataset_documents.BODIES)
+BODIES = (
+    *documents.BODIES,
+    *job_documents.BODIES,
+    *dataset_documents.BODIES,
+    *model_documents.BODIES,
+    *webhook_documents.BODIES,
+)
+
 _SCHEME = {
     "type": "http",
     "scheme": "bearer",

@@ -19,6 +19,7 @@ from api.store import NAME, Store
 from api.tasks import Tasks
 from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
+from raydml.jobs.models import Models
 from raydml.jobs.projects import project_home
 from raydml.search import Collection
 
@@ -40,6 +41,7 @@ class Service:
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
         self.access = Access(settings, self.database, self.tasks)
         self.auditor = Auditor(self.database)
+        self.models = Models(self.database, settings.home)
         self.datasets = DatasetDesk(settings, self.database)
         self.jobs = JobDesk(settings, self.database, self.tasks, self.datasets)
 
