@@ -93,7 +93,7 @@ class House:
         while True:
             try:
                 answer = self._client.request(method, path, headers=headers, **more)
-                if answer.status_code not in (409, 503) or "idempotency" not in answer.text:
+                if answer.status_code not in (429, 503) and "in-progress" not in answer.text:
                     return answer
             except httpx2.TransportError:
                 pass
