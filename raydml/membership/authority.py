@@ -125,7 +125,8 @@ class Authority:
 
     def resize(self, target: int, now: float) -> None:
         """From the next step boundary on, at most `target` members; the youngest leave, waiting ones join."""
-        self.size = max(self.policy.unit, min(target, self.policy.num_slices))
+        unit = self.policy.unit
+        self.size = max(unit, min(target, self.policy.num_slices) // unit * unit)
 
     def settle_for(self, first: int) -> None:
         """Wait for fewer workers than planned before the first view."""
@@ -233,17 +234,22 @@ class Authority:
 
     def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
         """Where too few are left, some who are to leave stay until others have come."""
-        spare = [name for name in present if name not in chosen]
-        return chosen + spare[: max(0, least - len(chosen))]
+        if len(chosen) >= least:
+            return chosen
+        return (self._willing(present) + [name for name in present if name in self._leaving])[:least]
 
     def _choose(self, present: list[str], able: list[str]) -> list[str]:
         """The next members: who came and stays, then who waits; and somebody with the state, though it is to leave."""
-        waiting = sorted(name for name, seat in self._seats.items() if name not in self._joined and seat.closed is None)
-        chosen = [name for name in present + waiting if name not in self._leaving][: self.size]
+        chosen = self._willing(present)[: self.size]
         chosen = chosen[: len(chosen) // self.policy.unit * self.policy.unit]
         if able and not any(name in chosen for name in able):
             chosen = [able[0], *chosen][: self.policy.num_slices]
         return chosen
+
+    def _willing(self, present: list[str]) -> list[str]:
+        """Those present who are to stay, then those who wait."""
+        waiting = sorted(name for name, seat in self._seats.items() if name not in self._joined and seat.closed is None)
+        return [name for name in present + waiting if name not in self._leaving]
 
     def _members_change(self) -> bool:
         if not self._leaving and len(self._seats) == len(self._joined) <= self.size:

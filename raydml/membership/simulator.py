@@ -15,13 +15,14 @@ from multiprocessing import get_context
 from raydml.membership.simulation.faults import plan
 from raydml.membership.simulation.oracle import Violation, check, steps
 from raydml.membership.simulation.run import Parts, Run
-from raydml.membership.simulation.sharded import SHARDED
+from raydml.membership.simulation.sharded import CELLS, SHARDED
 
 DEADLINE = 200.0
 """Simulated seconds after which a run that has not ended never will."""
 
-KINDS = {"equal": Parts(), "measured": Parts(balance="measured"), "parts": SHARDED}
-"""Every member holds the whole state, with slices dealt equally or by measured speed; or each holds parts of it."""
+KINDS = {"equal": Parts(), "measured": Parts(balance="measured"), "parts": SHARDED, "cells": CELLS}
+"""Every member holds the whole state, with slices dealt equally or by measured speed; or each holds parts of it, alone
+or with another one."""
 
 BLOCK = 2000
 """Seeds that one process takes at a time."""
@@ -107,7 +108,7 @@ def simulate_many(first: int, count: int, parts: Parts | None = None) -> Tally:
 
 
 def main(arguments: list[str]) -> int:
-    """`COUNT [FIRST]`: simulate so many schedules from seed FIRST (0) on, a third of each kind; 1 if one broke."""
+    """`COUNT [FIRST]`: simulate so many schedules from seed FIRST (0) on, as many of each kind; 1 if one broke."""
     count, first = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
     broken = 0
     for kind, parts in KINDS.items():

@@ -90,6 +90,7 @@ def test_a_batch_that_kills_its_workers_stops_the_run_and_is_named(tmp_path: Pat
         tmp_path,
         "poisoned",
         data={"kind": "custom"},
+        batch={"classes": 4, "samples": 4, "virtual_workers": 4},
         model={"backbone": {"kind": "custom"}, "dimension": 4},
         parallel={"workers": {"min": 1, "max": 1, "cpus": 0.5}, "tolerate": {"poison": 2}},
         train={"steps": 10**4, "evaluate_every": 0, "checkpoint_every": 5},
@@ -97,6 +98,8 @@ def test_a_batch_that_kills_its_workers_stops_the_run_and_is_named(tmp_path: Pat
     training = Training(spec, home, dataset=Vectors(), model=Deadly(12, 4))
     error = training.end()
     assert isinstance(error, RunError) and "killed 2 workers" in str(error) and "parallel.tolerate.poison" in str(error)
+    # The checkpoint lies up to five steps before the one that kills: only that one's batch holds the marked row.
+    assert "0" in str(error).rpartition("Items of the batch: ")[2].split(", "), error
     assert [event["cause"] for event in training.events()].count("restart") >= 1
     assert find_run(training.folder).state == "failed"
 

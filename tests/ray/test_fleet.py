@@ -57,6 +57,13 @@ class Driver:
         """Workers whose process lives: all nodes of the test are on this machine."""
         return {name for name, facts in self.at_work().items() if lives(facts["pid"])}
 
+    def wait_for_the_dead(self) -> None:
+        """Ray calls an actor dead when its process is about to end: wait until every worker's process has."""
+        deadline = time.monotonic() + 60
+        while living := self.living():
+            assert time.monotonic() < deadline, f"still there: {living}"
+            time.sleep(0.1)
+
     def finish(self) -> float:
         """Let all work end, and end the fleet; the seconds that it took."""
         (self.signals / "done").touch()
@@ -72,7 +79,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def left_behind(seconds: float = 5.0) -> list[str]:
+def left_behind(seconds: float = 60.0) -> list[str]:
     """What of a fleet is still in the cluster, after at most so many seconds; Ray's own actors are named _Like so."""
     deadline = time.monotonic() + seconds
     while True:
@@ -154,4 +161,5 @@ def test_ray_train_is_restarted_a_drained_worker_waits_and_a_run_without_room_fo
     assert "extra-00000" in driver.living()
     took = driver.finish()
     print(f"the end of a run whose whole group has no room: {took:.1f} s")
-    assert left_behind() == [] and not driver.living()
+    assert left_behind() == []
+    driver.wait_for_the_dead()

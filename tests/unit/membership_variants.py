@@ -8,7 +8,7 @@ from raydml.membership import Authority, Member, MemoryLedger, Pulse, Record, Re
 from raydml.membership.member import Action
 from raydml.membership.simulation.group import Collective, Kind
 from raydml.membership.simulation.run import Parts
-from raydml.membership.simulation.sharded import SHARDED, ShardedWorker
+from raydml.membership.simulation.sharded import CELLS, SHARDED, ShardedWorker
 from raydml.membership.simulation.worker import Worker
 
 
@@ -162,6 +162,9 @@ class WaitsForMoreThanItsSize(Authority):
         chosen = super()._choose(present, able)
         return chosen if self.view is not None or able or len(chosen) >= self.policy.first else []
 
+    def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
+        return chosen if self.view is None else super()._fill(chosen, present, least)
+
 
 class FinishesForAnother(Authority):
     """An authority that was replaced told the members that the run is over; its successor waited for them."""
@@ -236,6 +239,21 @@ class ChangesAtOnce(ShardedWorker):
             self.abort()
 
 
+class CutsACopy(Authority):
+    """Resized before a group formed, it waited for as many as were asked for, though two hold one copy together."""
+
+    def resize(self, target: int, now: float) -> None:
+        self.size = max(self.policy.unit, min(target, self.policy.num_slices))
+
+
+class LeavesHalfACopyWaiting(Authority):
+    """One that was to leave and one that waited, who could have gone on together, both waited for a third."""
+
+    def _fill(self, chosen: list[str], present: list[str], least: int) -> list[str]:
+        spare = [name for name in present if name not in chosen]
+        return chosen + spare[: max(0, least - len(chosen))]
+
+
 BROKEN: dict[str, Parts] = {
     "evicts the slow": Parts(authority=EvictsTheSlow),
     "commits without vote": Parts(worker=CommitsWithoutVote),
@@ -261,4 +279,6 @@ BROKEN: dict[str, Parts] = {
     "publishes without lease": replace(SHARDED, worker=PublishesWithoutLease),
     "lets checkpoints appear behind it": replace(SHARDED, authority=GoesBackAtOnce),
     "saves alone": replace(SHARDED, worker=SavesAlone),
+    "cuts a copy": replace(CELLS, authority=CutsACopy),
+    "leaves half a copy waiting": replace(CELLS, authority=LeavesHalfACopyWaiting),
 }

@@ -8,14 +8,14 @@ import pytest
 
 from raydml.membership.simulation.faults import FAULTS, MOMENTS, strike
 from raydml.membership.simulation.run import Parts, Run
-from raydml.membership.simulation.sharded import SHARDED
+from raydml.membership.simulation.sharded import CELLS, SHARDED
 from raydml.membership.simulator import DEADLINE, simulate, simulate_many
 from tests.unit.membership_variants import BROKEN, ChangesAtOnce
 
 NEVER_WITH_PARTS = {"kill at a moment", "kill at transfer"}
 
-# A variant of the protocol -> the first seed at which the simulator finds it broken. Five are mistakes that it once
-# had, the last four are of states in parts: the sentences stand at the variants.
+# A variant of the protocol -> the first seed at which the simulator finds it broken. Seven are mistakes that it once
+# had, the last six are of states in parts: the sentences stand at the variants.
 FOUND_AT: dict[str, int] = {
     "evicts the slow": 29,
     "commits without vote": 4,
@@ -41,6 +41,8 @@ FOUND_AT: dict[str, int] = {
     "publishes without lease": 98,
     "lets checkpoints appear behind it": 1870,
     "saves alone": 0,
+    "cuts a copy": 2,
+    "leaves half a copy waiting": 20,
 }
 
 
@@ -64,6 +66,14 @@ def test_five_thousand_schedules_of_states_in_parts_break_no_invariant() -> None
     assert set(total.faults) == {*FAULTS, *(f"kill at {moment}" for moment in MOMENTS)} - NEVER_WITH_PARTS
     assert min(total.faults.values()) > 50
     assert total.lost_commits > 1000 and total.restarts > 5000 and total.deals > 50
+
+
+@pytest.mark.timeout(900)
+def test_three_thousand_schedules_of_two_members_for_each_copy_break_no_invariant() -> None:
+    total = simulate_many(0, 3_000, CELLS)
+    assert total.broken == []
+    assert set(total.faults) == {*FAULTS, *(f"kill at {moment}" for moment in MOMENTS)} - NEVER_WITH_PARTS
+    assert total.lost_commits > 500 and total.restarts > 3000
 
 
 @pytest.mark.timeout(900)
@@ -97,7 +107,8 @@ def test_every_broken_variant_has_a_seed() -> None:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_simulator_finds_the_variant_that(name: str) -> None:
-    simulate(FOUND_AT[name], Parts() if BROKEN[name].state == "replicated" else SHARDED)
+    whole = Parts() if BROKEN[name].state == "replicated" else CELLS if BROKEN[name].unit > 1 else SHARDED
+    simulate(FOUND_AT[name], whole)
     with pytest.raises(AssertionError):
         simulate(FOUND_AT[name], BROKEN[name])
 

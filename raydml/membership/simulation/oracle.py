@@ -54,9 +54,11 @@ class Oracle:
         surplus = len(view.members) >= server.authority.size
         whole = server.authority.policy.state == "replicated"
         check(whole or view.source is None, "a member is asked for a state of which it holds parts", view)
-        for name in set(before.members if before else ()) - set(view.members):
-            well = healthy(server.world.workers[name], server)
-            check(surplus or not well, "a healthy member was evicted", name, view)
+        unit = server.authority.policy.unit
+        check(len(view.members) % unit == 0, "members hold no whole copies of the model", view, unit)
+        left = set(before.members if before else ()) - set(view.members)
+        well = [name for name in left if healthy(server.world.workers[name], server)]
+        check(surplus or len(well) < unit, "a healthy member was evicted", well, view)
         if view.source is None:
             check(view.step in self.durable, "a view goes on from a step without a checkpoint", view, self.durable)
             kept = self.durable[view.step]

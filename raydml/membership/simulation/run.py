@@ -27,6 +27,7 @@ class Parts:
     ledger: type[MemoryLedger] = MemoryLedger
     state: Literal["replicated", "sharded"] = "replicated"
     balance: Literal["equal", "measured"] = "equal"
+    unit: int = 1
 
 
 class Run(World):
@@ -43,17 +44,19 @@ class Run(World):
         self.parts = parts
         self.steps = random.randint(2, 7)
         self.checkpoint_every = random.randint(1, 3)
-        size = random.randint(1, 4)
-        most = random.randint(size, 5)
+        unit = parts.unit
+        size = unit * random.randint(1, 4 // unit)
+        most = unit * random.randint(size // unit, -(-5 // unit))
         self.policy = Policy(
             size,
             most,
-            num_slices=5,
+            num_slices=unit * -(-5 // unit),
             beat_timeout=3.5,
             grace=0.5,
             lease=2.2,
             balance=parts.balance,
             hold=0.5,
+            unit=unit,
             state=parts.state,
         )
         self.ledger = parts.ledger()

@@ -72,3 +72,5 @@ class ShardedWorker(Worker):
 
 
 SHARDED = Parts(worker=ShardedWorker, state="sharded", balance="measured")
+CELLS = Parts(worker=ShardedWorker, state="sharded", unit=2)
+"""Two members hold one copy of the model together, as in a mesh."""
