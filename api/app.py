@@ -13,18 +13,21 @@ from api import (
     artifacts,
     audit,
     collections,
+    datasets,
     health,
     identities,
     job_parts,
     job_streams,
     job_verbs,
     jobs,
+    models,
     openapi,
     points,
     problems,
     schemas,
     search,
     snapshots,
+    webhooks,
 )
 from api.envelope import Envelope
 from api.guard import Guard
@@ -35,7 +38,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
-    schemas, audit, health,
+    datasets, models, webhooks, schemas, audit, health,
 )  # fmt: skip
 
 
@@ -45,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.open()
+        await service.open()
         yield
         await service.close()
 

@@ -24,9 +24,6 @@ from api.keeping import Kept
 from api.logs import configure_logging
 from api.settings import Settings, is_loopback
 from raydml.errors import ResourceError, SpecError
-from raydml.jobs.database import Database
-from raydml.jobs.ids import milliseconds
-from raydml.jobs.keys import any_key
 
 STARTING = 300  # seconds that a process may take to import everything, on a machine that is busy
 
@@ -66,7 +63,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     supervisor.start()
     try:
         with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
-            Multiprocess(config, sockets=[socket]).run()
+            _Keeper(config, sockets=[socket]).run()
     finally:
         supervisor.stop(2 * settings.shutdown_seconds)
 
@@ -75,6 +72,10 @@ def check_address(settings: Settings) -> None:
     """Raises SpecError for an address that other machines can reach while there is no key that anybody could show."""
     if is_loopback(settings.host):
         return
+    from raydml.jobs.database import Database
+    from raydml.jobs.ids import milliseconds
+    from raydml.jobs.keys import any_key
+
     settings.home.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database_url)
     try:
@@ -88,6 +89,15 @@ def check_address(settings: Settings) -> None:
         f"{settings.host or 'no address'} can be reached by other machines, and there is no API key yet: make one "
         f"(raydml keys create --scopes admin), or listen on 127.0.0.1 and reach it through a tunnel (ssh -L)"
     )
+
+
+class _Keeper(Multiprocess):
+    """Keeps processes that answer alive; a signal to stop ends listening here, too, so that nobody waits in vain."""
+
+    def terminate_all(self) -> None:
+        for socket in self.sockets:
+            socket.close()
+        super().terminate_all()
 
 
 def _application(settings: Settings) -> FastAPI:
