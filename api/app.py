@@ -13,6 +13,7 @@ from api import (
     artifacts,
     audit,
     collections,
+    datasets,
     health,
     identities,
     insights,
@@ -21,6 +22,7 @@ from api import (
     job_verbs,
     jobs,
     metrics,
+    models,
     openapi,
     points,
     problems,
@@ -28,6 +30,7 @@ from api import (
     search,
     shadows,
     snapshots,
+    webhooks,
 )
 from api.envelope import Envelope
 from api.guard import Guard
@@ -38,7 +41,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
-    job_parts, artifacts, schemas, audit, metrics, health,
+    job_parts, artifacts, datasets, models, webhooks, schemas, audit, metrics, health,
 )  # fmt: skip
 
 
@@ -48,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.open()
+        await service.open()
         yield
         await service.close()
 

@@ -37,7 +37,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
         spec, home = parse_spec(asked["spec"]), Path(asked["home"])
         if asked["plan"]:
             return {"plan": plan(spec, open_dataset(spec.data, home)).to_dict()}
-        run.check(spec, home)
+        run.check(spec, home, Path(asked["collections"]))
         return {"plan": None}
     except RaydmlError as error:
         return {"error": {"kind": type(error).__name__, "message": error.message}}

@@ -33,9 +33,12 @@ class Checker:
         self._turn = asyncio.Lock()
         self._process: Process | None = None
 
-    async def check(self, spec: JobSpec) -> None:
-        """Raises what training would raise before it begins, Problem 422 where finding out takes too long."""
-        await self._ask(spec, plan=False)
+    async def check(self, spec: JobSpec, collections: Path) -> None:
+        """Raises what training would raise before it begins, Problem 422 where finding out takes too long.
+
+        `collections` is the folder of those that the spec may fill.
+        """
+        await self._ask(spec, plan=False, collections=str(collections))
 
     async def plan(self, spec: JobSpec) -> dict[str, Any]:
         """What `raydml plan --json` says. Raises as `check` does."""
@@ -49,10 +52,11 @@ class Checker:
             process.kill()
             await process.wait()
 
-    async def _ask(self, spec: JobSpec, plan: bool) -> dict[str, Any]:
+    async def _ask(self, spec: JobSpec, plan: bool, collections: str = "") -> dict[str, Any]:
         if self._waiting >= self._most:
             raise busy(f"{self._waiting} specs are waiting to be checked already")
         asked = {"spec": spec.model_dump(mode="json"), "home": str(self._home), "plan": plan}
+        asked["collections"] = collections
         self._waiting += 1
         try:
             async with self._turn:

@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Request
 from api.access import Access, caller_of
 from api.auditing import Auditor
 from api.counting import Requests
+from api.dataset_desk import DatasetDesk
 from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
@@ -19,6 +20,7 @@ from api.store import NAME, Store
 from api.tasks import Tasks
 from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
+from raydml.jobs.models import Models
 from raydml.jobs.projects import project_home
 from raydml.search import Collection
 
@@ -41,12 +43,15 @@ class Service:
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
         self.access = Access(settings, self.database, self.tasks)
         self.auditor = Auditor(self.database)
-        self.jobs = JobDesk(settings, self.database, self.tasks)
+        self.models = Models(self.database, settings.home)
+        self.datasets = DatasetDesk(settings, self.database)
+        self.jobs = JobDesk(settings, self.database, self.tasks, self.datasets)
 
-    def open(self) -> None:
-        """Make the server's folder, and bring its database up to date."""
+    async def open(self) -> None:
+        """Make the server's folder, bring its database up to date, and go on with what another process left."""
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.database.migrate()
+        self.datasets.resume()
 
     def store_of(self, caller: Caller) -> Store:
         """The collections of the caller's project; those of other projects are not there."""
@@ -79,6 +84,7 @@ class Service:
     async def close(self) -> None:
         """Finish what was begun, and give back threads, files and processes."""
         await self.jobs.close()
+        self.datasets.close()
         log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
         for threads in (self.searches, self.embedding, self.analyses, self.auditor, self.tasks):
             threads.close()

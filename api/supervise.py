@@ -24,9 +24,11 @@ from raydml.jobs.launcher import Launcher, Unreachable
 from raydml.jobs.local_ray import LocalRay
 from raydml.jobs.ray_jobs import ClusterJobs, LocalJobs
 from raydml.jobs.supervisor import Supervisor
+from raydml.jobs.webhooks import Courier
 
 log = structlog.get_logger()
 BETWEEN = 0.2  # seconds between two turns
+_LOOK = 1.0  # seconds between two looks for what is to be sent
 
 
 def supervise(settings: Settings, stop: threading.Event) -> None:
@@ -38,6 +40,8 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     local = None if settings.cluster else LocalRay(settings.home, settings.cpus)
     launcher: Launcher = LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, _token())
     supervisor = Supervisor(database, settings.home, launcher, rules, driver_cpus=0.0 if local else 1.0)
+    courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop))
+    courier.start()
     log.info("supervising", name=supervisor.name, ray=settings.cluster or "local")
     while not stop.is_set():
         _turn(supervisor, launcher)
@@ -46,6 +50,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
+    courier.join()
     database.close()
 
 
@@ -59,6 +64,18 @@ def _turn(supervisor: Supervisor, launcher: Launcher) -> None:
     except Exception:
         log.exception("turn_failed")
         time.sleep(1)
+
+
+def _deliver(courier: Courier, stop: threading.Event) -> None:
+    """Webhooks, in a thread of their own: a receiver may take its time."""
+    while not stop.is_set():
+        try:
+            if not courier.tick():
+                stop.wait(_LOOK)
+            courier.forget_sometimes()
+        except Exception:
+            log.exception("webhooks_failed")
+            stop.wait(_LOOK)
 
 
 def _mend(launcher: Launcher) -> None:

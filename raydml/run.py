@@ -60,11 +60,13 @@ def train(
     again: bool = False,
     address: str | None = None,
     home: Path | str | None = None,
+    collections: Path | None = None,
     listen: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train, measure and index one job; returns the finished run.
 
     An unfinished run of this name goes on from its last checkpoint; a finished one raises RunExists unless `again`.
+    The collection is filled in the folder `collections`, by default home/collections.
     `dataset` is a torch map-style Dataset for `data: {kind: custom}`, `model` a module for `backbone: {kind: custom}`.
     A relative `data.path` starts at the current folder. `address` is a Ray cluster's; without one a local Ray is
     started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
@@ -73,8 +75,9 @@ def train(
     checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
     dataset, model = _plugged(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
+    shelf = collections or root / "collections"
     with owned(root / "runs" / checked.name, again) as record:
-        checked, items, why = _prepare(checked, root, record, dataset, model)
+        checked, items, why = _prepare(checked, root, shelf, record, dataset, model)
         resume = _resume(checked, record, items)
         _begin(checked, record, items, resume.step)
         if why is not None:
@@ -82,7 +85,7 @@ def train(
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
         try:
             _train_on_ray(job, record, items, address, listen, resume)
-            _finish(checked, record, items, root, model)
+            _finish(checked, record, items, shelf, model)
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
@@ -103,10 +106,11 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
-def check(spec: JobSpec, home: Path) -> None:
+def check(spec: JobSpec, home: Path, collections: Path | None = None) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
     dataset, model = _plugged(spec, None, None)
-    _prepare(_located(spec), home, RunRecord(home / "runs" / ".none"), dataset, model)
+    shelf = collections or home / "collections"
+    _prepare(_located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -137,7 +141,7 @@ def _with_absolute_path(part: Part) -> Part:
 
 
 def _prepare(
-    spec: JobSpec, root: Path, record: RunRecord, dataset: object | None, model: nn.Module | None
+    spec: JobSpec, root: Path, shelf: Path, record: RunRecord, dataset: object | None, model: nn.Module | None
 ) -> tuple[JobSpec, Dataset, str | None]:
     """Everything that can be refused before workers start; where the spec says auto, one with a strategy, and why."""
     if isinstance(spec.data, CustomData) != (dataset is not None):
@@ -160,7 +164,7 @@ def _prepare(
         spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
-    _check_collection(spec, record, root)
+    _check_collection(spec, record, shelf)
     return spec, items, why
 
 
@@ -270,23 +274,23 @@ def _drive(driver: Driver, record: RunRecord, watch: Watch) -> None:
     watch.tick()
 
 
-def _finish(spec: JobSpec, record: RunRecord, items: Dataset, root: Path, model: nn.Module | None) -> None:
+def _finish(spec: JobSpec, record: RunRecord, items: Dataset, shelf: Path, model: nn.Module | None) -> None:
     """The baseline, the model card, the collection, the state: each step may be repeated after a kill."""
     if spec.evaluate.baseline and "baseline" not in record.read():
         test = items.indices("test")
         record.change(baseline=measure_split(baseline(items.raw(test)), items, test, spec.evaluate.metric, ALONE))
     write_card(record.folder, spec, record.warnings(), history.summary(record.events()))
     if spec.index is not None:
-        _index(spec, record, items, root)
+        _index(spec, record, items, shelf)
     record.change(state="succeeded", finished=round(time.time(), 3))
 
 
-def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None:
+def _index(spec: JobSpec, record: RunRecord, items: Dataset, shelf: Path) -> None:
     """Fill the collection; one that an earlier model of this run filled is kept under the next free `name~1`."""
     assert spec.index is not None
     chosen = items.indices(spec.index.split)
     digest = record.read()["sha256"]
-    path = root / "collections" / spec.index.collection
+    path = shelf / spec.index.collection
     if path.exists() and _opened_facts(path).model_digest != digest:
         set_aside(path)
     collection = Collection.open(
@@ -301,9 +305,9 @@ def _index(spec: JobSpec, record: RunRecord, items: Dataset, root: Path) -> None
     record.change(collection=spec.index.collection)
 
 
-def _check_collection(spec: JobSpec, record: RunRecord, root: Path) -> None:
+def _check_collection(spec: JobSpec, record: RunRecord, shelf: Path) -> None:
     """Refuse to fill a collection of somebody else's: its vectors come from another model."""
-    path = root / "collections" / spec.index.collection if spec.index else None
+    path = shelf / spec.index.collection if spec.index else None
     if path is None or not path.exists():
         return
     source = _opened_facts(path).model_path

@@ -36,7 +36,7 @@ def attempt(place: Workplace, address: str | None) -> int:
         spec = parse_spec(order["spec"])
         if RunRecord(place.run).read().get("state") != "succeeded":
             _say_limits(place, spec, order["workers"])
-            run.train(spec, address=address, home=place.home)
+            run.train(spec, address=address, home=place.home, collections=Path(order["collections"]))
         place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)))
     except Interrupted as error:
         place.write_ended("interrupted", "Interrupted", error.message, None)

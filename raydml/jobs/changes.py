@@ -8,12 +8,15 @@ from sqlalchemy.orm import Session
 
 from raydml.jobs.states import TERMINAL, Desired, State, may_move
 from raydml.jobs.tables import EventRow, JobRow
+from raydml.jobs.webhooks import announce
 
 
 def add_event(session: Session, row: JobRow, type: str, data: dict[str, Any], now: int) -> None:
     """The job's next event; the row must be locked, so that its number is nobody else's."""
     row.last_event += 1
     session.add(EventRow(job_id=row.id, seq=row.last_event, time=now, type=type, data=data))
+    if type == "state":
+        announce(session, row, data, now)
     row.updated_at = max(now, row.updated_at)
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["job", "key", "prj", "dst", "mdl", "whk", "upl", "sup"]
+Prefix = Literal["job", "key", "prj", "dst", "mdl", "whk", "dlv", "upl", "sup"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: without i, l, o and u
 _RANDOM_BITS = 80

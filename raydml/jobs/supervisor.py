@@ -37,6 +37,7 @@ from raydml.jobs.ids import milliseconds, new_id
 from raydml.jobs.launcher import Launch, Launcher, Sight, Unreachable, submission_id
 from raydml.jobs.leases import Lease
 from raydml.jobs.observing import observe, open_jobs
+from raydml.jobs.projects import project_home
 from raydml.jobs.readings import Signature, read_run, signature
 from raydml.jobs.tables import AttemptRow, CheckpointRow, JobRow
 from raydml.jobs.workplace import Workplace
@@ -180,7 +181,8 @@ class Supervisor:
         limits = row.spec["parallel"]["workers"] | {"min": row.workers_min, "max": row.workers_max}
         parallel = row.spec["parallel"] | {"workers": limits}
         place = Workplace(self._home, row.id, row.attempt)
-        place.write_order(row.spec | {"name": row.id, "parallel": parallel}, workers)
+        shelf = project_home(self._home, row.project_id) / "collections"
+        place.write_order(row.spec | {"name": row.id, "parallel": parallel}, workers, shelf)
         (place.run / "stop").unlink(missing_ok=True)
         name = submission_id(row.id, row.attempt)
         session.add(

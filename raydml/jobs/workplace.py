@@ -18,12 +18,13 @@ class Workplace:
         self.folder = self.run / "attempts" / f"{attempt:05d}"
         self.output = self.folder / "output.log"
 
-    def write_order(self, spec: dict[str, Any], workers: int) -> None:
-        """The spec to train, and how many workers it may have at first."""
-        write_json(self.folder / "order.json", {"spec": spec, "workers": workers})
+    def write_order(self, spec: dict[str, Any], workers: int, collections: Path) -> None:
+        """The spec to train, how many workers it may have at first, and the folder of its project's collections."""
+        order = {"spec": spec, "workers": workers, "collections": str(collections)}
+        write_json(self.folder / "order.json", order)
 
     def order(self) -> dict[str, Any]:
-        """`spec` and `workers`."""
+        """`spec`, `workers` and `collections`."""
         found = self._read("order")
         assert found is not None, f"{self.folder} has no order"
         return found

@@ -2,7 +2,6 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0004_datasets"
 down_revision = "0003_access"
@@ -23,7 +22,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=True),
         sa.Column("part_bytes", sa.BigInteger(), nullable=False),
         sa.Column("path", sa.String(), nullable=True),
-        sa.Column("report", sa.JSON().with_variant(JSONB(), "postgresql"), nullable=True),
+        sa.Column("report", sa.Text(), nullable=True),
         sa.Column("problem", sa.String(), nullable=True),
         sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
