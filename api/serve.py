@@ -1,8 +1,15 @@
-"""Settings -> a running server: one process, or several that share a socket."""
+"""Settings -> a running server: processes that answer and share a socket, and one that supervises jobs.
+
+This process only keeps those alive; when it dies they do, too, while what runs on Ray goes on and is found again.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -13,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from api.app import create_app
+from api.keeping import Kept
 from api.logs import configure_logging
 from api.settings import Settings, is_loopback
 from raydml.errors import ResourceError, SpecError
@@ -55,11 +62,13 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     socket.listen(config.backlog)  # so that requests wait from now on, rather than being refused
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     started(f"http://{host}:{socket.getsockname()[1]}")
-    with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
-        if settings.workers == 1:
-            uvicorn.Server(config).run(sockets=[socket])
-        else:
+    supervisor = Kept([sys.executable, "-m", "api.supervise"], settings.model_dump_json())
+    supervisor.start()
+    try:
+        with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
             Multiprocess(config, sockets=[socket]).run()
+    finally:
+        supervisor.stop(2 * settings.shutdown_seconds)
 
 
 def check_address(settings: Settings) -> None:
@@ -82,11 +91,22 @@ def check_address(settings: Settings) -> None:
 
 
 def _application(settings: Settings) -> FastAPI:
-    """In the process that answers."""
+    """In a process that answers: the libraries it needs are loaded here, not in the one that keeps it."""
+    from api.app import create_app
+
     configure_logging(settings.log_level)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     app = create_app(settings)
     _tell_of_signals(app.state.service.jobs.followers.stop)
     return app
+
+
+def _end_with_parent() -> None:
+    """No server without its keeper: another one is to have the port."""
+    keeper = multiprocessing.parent_process()
+    assert keeper is not None
+    keeper.join()
+    os._exit(1)
 
 
 def _tell_of_signals(stop: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,11 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="processes that answer requests")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="which log lines are written")
     shutdown_seconds: int = Field(30, ge=1, le=3600, description="how long requests may go on after a signal to stop")
+
+    ray_address: str | None = Field(None, description="http://HEAD:8265 of a cluster; RAY_ADDRESS, or a Ray of its own")
+    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=4096, description="of a Ray of its own")
+    job_retries: int = Field(10, ge=0, le=1000, description="attempts in a row that may come no further")
+    stop_seconds: float = Field(120.0, ge=1, le=86_400, description="for the last checkpoint of a job that is to stop")
 
     patience: float = Field(5.0, ge=0, le=600, description="seconds that a change waits for another process's")
     max_body_bytes: int = Field(64 * _MEBIBYTE, ge=1024, le=1 << 31, description="of a request's body")
@@ -68,6 +74,11 @@ class Settings(BaseSettings):
     def data_roots(self) -> tuple[Path, ...]:
         """Where paths in specs and data sets may lead."""
         return self.roots or (self.home / "data",)
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that jobs run on, None for a Ray of the server's own."""
+        return self.ray_address or os.environ.get("RAY_ADDRESS")
 
     @property
     def database_url(self) -> str:

@@ -2,7 +2,7 @@
 
 python benchmarks/service_search.py [rows] [dimension] [seconds]
 
-Everything runs on one thread of Faiss; the server is a real `raydml serve`, and its CPU time that of its process.
+Everything runs on one thread of Faiss; the server is a real `raydml serve`, and its CPU time that of its processes.
 `uncoalesced` is the same server with max_batch_queries=1: each request is a call of Faiss of its own.
 """
 
@@ -83,9 +83,11 @@ def server(home: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 
 def cpu(pid: int) -> float:
-    """CPU seconds of a process so far."""
+    """CPU seconds so far of a process and its children: those of the server answer and supervise."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return own + sum(cpu(int(child)) for task in tasks for child in task.read_text().split())
 
 
 async def load(address: str, queries: np.ndarray, lasting: float) -> list[float]:

@@ -7,13 +7,13 @@ migration of its own in `migrations/versions/`, which names the one before it as
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import orjson
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import BigInteger, Engine, Text, TypeDecorator, create_engine, event, text
@@ -33,18 +33,18 @@ Milliseconds = BigInteger
 
 
 class Document(TypeDecorator[Any]):
-    """A JSON value as text, alike on both databases: nobody asks them about what is inside. NaN is a ValueError."""
+    """A JSON value as text, alike on both databases: nobody asks them about what is inside. NaN becomes null."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> str | None:
         """The text; None stays the absence of a value."""
-        return None if value is None else json.dumps(value, allow_nan=False)
+        return None if value is None else orjson.dumps(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Any) -> Any:
         """The value."""
-        return None if value is None else json.loads(value)
+        return None if value is None else orjson.loads(value)
 
 
 class Base(DeclarativeBase):

@@ -64,11 +64,13 @@ class Supervisor:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id('sup')}"
         self._lease = Lease(database, "supervisor", self.name, LEASE)
         self._read: dict[str, Signature] = {}
+        self.acts = False  # whether the last turn was ours
 
     def tick(self) -> bool:
         """One turn; False where another supervisor acts. Raises Unreachable where nobody can say what runs."""
         try:
-            if not self._lease.take(self._clock()):
+            self.acts = self._lease.take(self._clock())
+            if not self.acts:
                 self._read.clear()
                 return False
             if not self._busy():
@@ -85,6 +87,7 @@ class Supervisor:
                     break
         except LeaseLost as lost:
             log.warning("lease_lost", reason=str(lost))
+            self.acts = False
             return False
         return True
 
@@ -100,6 +103,16 @@ class Supervisor:
         except Unreachable:
             self._read_runs()
             raise
+
+    def pause_runs(self) -> bool:
+        """Ask every run to save a checkpoint and stop, without a change of what is wanted; whether any is alive."""
+        alive = {name for name, process in self._look().processes.items() if process == "alive"}
+        with self._database.reading() as session:
+            working = [row.id for row in open_jobs(session) if submission_id(row.id, row.attempt) in alive]
+        for job in working:
+            RunRecord(self._home / "runs" / job).request_stop()
+        self._read_runs()
+        return bool(working)
 
     def close(self) -> None:
         """Let another supervisor begin at once."""

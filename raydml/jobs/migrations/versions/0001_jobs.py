@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("deadline_seconds", sa.Integer(), nullable=True),
         sa.Column("workers_min", sa.Integer(), nullable=False),
         sa.Column("workers_max", sa.Integer(), nullable=False),
-        sa.Column("worker_cpus", sa.Float(), nullable=False),
+        sa.Column("worker_cpus", sa.Double(), nullable=False),
         sa.Column("granted", sa.Integer(), nullable=True),
         sa.Column("progress", sa.Text(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
