@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
+from api import Settings, create_app
 from raydml import AsyncClient, Client
 from raydml.errors import Conflict, DataError, NotFound, RequestRefused
 from raydml.files import write_json
@@ -23,7 +27,6 @@ from raydml.jobs.database import Database
 from raydml.jobs.supervisor import Supervisor
 from raydml.spec import JobSpec
 from tests.api.awaited import Awaited
-from tests.api.conftest import server
 from tests.jobs.cluster import FakeAttempt, FakeCluster
 
 pytestmark = pytest.mark.timeout(300)
@@ -44,11 +47,23 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A real server on a free port, and a folder."""
     home = tmp_path_factory.mktemp(request.param)
-    if request.param == "folder":
-        yield Place(home, {"local": home})
-        return
-    with server(home) as (url, _):
-        yield Place(home, {"url": url})
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        environment.setenv("RAYDML_SUPERVISE", "false")  # tests do this
+        served = {"url": stack.enter_context(uvicorn_of(home))} if request.param == "server" else {"local": home}
+        yield Place(home, served)
+
+
+@contextmanager
+def uvicorn_of(home: Path) -> Iterator[str]:
+    """The application on a free port: its URL."""
+    config = uvicorn.Config(create_app(Settings(home=home)), port=0, log_config=None, timeout_graceful_shutdown=10)
+    with config.bind_socket() as socket:
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([socket],))
+        thread.start()
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module", params=["blocking", "awaited"])
