@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from api.access import CallerDep
 from api.checking import Checker
 from api.confined import Digests
 from api.followers import Followers
 from api.job_documents import JOB_ID
 from api.job_source import JobSource, StreamKey
 from api.once import Once
-from api.owners import OwnerDep
 from api.settings import Settings
 from api.tasks import Tasks
+from raydml.errors import SpecError
 from raydml.jobs.database import Database
 from raydml.jobs.records import Job
+from raydml.jobs.roots import confined
 from raydml.jobs.store import JobStore
+from raydml.spec import JobSpec
+from raydml.specfile import parse_spec
 
 CHECKS = 16  # specs that may wait to be checked
 
@@ -39,11 +44,19 @@ class JobDesk:
         self.files = Tasks(settings.max_waiting_tasks, threads=1, name="files")
         self.digests = Digests()
 
+    def admitted(self, spec: JobSpec) -> JobSpec:
+        """The spec with its files found under the server's roots. Raises SpecError where it names others, or code."""
+        return parse_spec(confined(spec.model_dump(mode="json"), self.settings.data_roots, _uploaded))
+
     async def close(self) -> None:
         """Give back threads and the checker's process."""
         self.followers.close()
         self.files.close()
         await self.checker.close()
+
+
+def _uploaded(identity: str) -> FilePath:
+    raise SpecError(f"there is no data set {identity[:100]}")
 
 
 async def desk_of(request: Request) -> JobDesk:
@@ -56,9 +69,9 @@ DeskDep = Annotated[JobDesk, Depends(desk_of)]
 JobId = Annotated[str, Path(alias="job", pattern=JOB_ID, description="a job's id")]
 
 
-async def job_of(job: JobId, desk: DeskDep, owner: OwnerDep) -> Job:
+async def job_of(job: JobId, desk: DeskDep, caller: CallerDep) -> Job:
     """The job that the path names. Raises JobNotFound for other owners' jobs, too."""
-    return await desk.tasks.run(lambda: desk.store.get(job, owner.project))
+    return await desk.tasks.run(lambda: desk.store.get(job, caller.project))
 
 
 JobDep = Annotated[Job, Depends(job_of)]

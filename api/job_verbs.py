@@ -10,14 +10,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from api import bodies
+from api.access import CallerDep
 from api.job_desk import DeskDep, JobDesk, JobId
 from api.job_documents import Job, ResizeRequest, WorkersRange
 from api.job_shapes import job_document
 from api.once import Done, Key
 from api.openapi import refusals, takes
-from api.owners import Owner, OwnerDep
 from api.preconditions import IfMatch, check_match, etag
 from raydml.jobs import records
+from raydml.jobs.callers import Caller
 
 router = APIRouter(prefix="/v1/jobs/{job}", tags=["jobs"])
 ASKING = refusals(404, 409, 412, 422, 429)
@@ -29,7 +30,7 @@ class Asking:
 
     job: str
     desk: JobDesk
-    owner: Owner
+    caller: Caller
     request: Request
     key: str | None
     seen: str | None
@@ -42,23 +43,23 @@ class Asking:
 
         def act(_: None) -> Done:
             if self.seen is not None:
-                check_match(self.seen, self.desk.store.get(self.job, self.owner.project).version)
+                check_match(self.seen, self.desk.store.get(self.job, self.caller.project).version)
             changed = change()
             return Done(job_document(changed), 202, {"ETag": etag(changed.version)})
 
-        return await self.desk.once.do(self.request, self.owner, self.key, prepare, act)
+        return await self.desk.once.do(self.request, self.caller, self.key, prepare, act)
 
     async def verb(self, name: str) -> Response:
         """One of the verbs that say nothing but their name."""
         return await self.once(
-            lambda: self.desk.store.ask(name, self.job, project=self.owner.project, by=self.owner.name)
+            lambda: self.desk.store.ask(name, self.job, project=self.caller.project, by=self.caller.name)
         )
 
 
 async def _asking(
-    job: JobId, desk: DeskDep, owner: OwnerDep, request: Request, key: Key = None, seen: IfMatch = None
+    job: JobId, desk: DeskDep, caller: CallerDep, request: Request, key: Key = None, seen: IfMatch = None
 ) -> Asking:
-    return Asking(job, desk, owner, request, key, seen)
+    return Asking(job, desk, caller, request, key, seen)
 
 
 AskingDep = Annotated[Asking, Depends(_asking)]
@@ -99,5 +100,5 @@ async def resize_job(asking: AskingDep) -> Response:
     """Another number of workers, at the next step boundary; the trained bits stay the same."""
     workers = (await bodies.read(asking.request, ResizeRequest)).workers
     fewest, most = (workers.min, workers.max) if isinstance(workers, WorkersRange) else (None, workers)
-    store, owner = asking.desk.store, asking.owner
-    return await asking.once(lambda: store.resize(asking.job, fewest, most, project=owner.project, by=owner.name))
+    store, caller = asking.desk.store, asking.caller
+    return await asking.once(lambda: store.resize(asking.job, fewest, most, project=caller.project, by=caller.name))

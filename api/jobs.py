@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api import bodies
+from api.access import CallerDep
 from api.cursors import cursor_of, position_of
 from api.documents import Name
 from api.job_desk import DeskDep, JobDep, JobId
@@ -24,7 +25,6 @@ from api.job_documents import (
 from api.job_shapes import job_document
 from api.once import Done, Key
 from api.openapi import refusals, takes
-from api.owners import OwnerDep
 from api.preconditions import IfMatch, check_match, etag
 from api.problems import UNPROCESSABLE, Problem
 from api.specs import spec_of, wrong_spec
@@ -49,41 +49,43 @@ LabelFilter = Annotated[str, Query(pattern=rf"{LABEL_KEY[:-1]}:[^\x00-\x1f\x7f]{
     responses=refusals(400, 409, 415, 422, 429, 507),
     openapi_extra=takes(CreateJobRequest),
 )
-async def create_job(desk: DeskDep, owner: OwnerDep, request: Request, key: Key = None) -> Response:
+async def create_job(desk: DeskDep, caller: CallerDep, request: Request, key: Key = None) -> Response:
     """Accept a job: its spec, its data and its model have been looked at, and it is kept, when this answers."""
     body = await bodies.read(request, CreateJobRequest)
 
     async def prepare() -> JobSpec:
-        spec = spec_of(body.spec, await request.body())
+        content = await request.body()
+        spec = await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content)))
         await desk.checker.check(spec)
         return spec
 
     def act(spec: JobSpec) -> Done:
         job = desk.store.create(
             spec.model_dump(mode="json"),
-            project=owner.project,
+            project=caller.project,
             name=body.name,
             labels=body.labels,
             priority=body.priority,
             deadline_seconds=body.deadline_seconds,
-            by=owner.name,
+            by=caller.name,
         )
         return made(job)
 
-    return await desk.once.do(request, owner, key, prepare, act)
+    return await desk.once.do(request, caller, key, prepare, act)
 
 
 @router.post("/jobs:plan", responses=refusals(400, 409, 415, 422, 429, 507), openapi_extra=takes(PlanRequest))
 async def plan_job(desk: DeskDep, request: Request) -> dict[str, Any]:
     """What a spec would do with its data, and what it needs; nothing is kept."""
     body = await bodies.read(request, PlanRequest)
-    return await desk.checker.plan(spec_of(body.spec, await request.body()))
+    content = await request.body()
+    return await desk.checker.plan(await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content))))
 
 
 @router.get("/jobs", response_model=JobPage, responses=refusals(422, 429))
 async def list_jobs(
     desk: DeskDep,
-    owner: OwnerDep,
+    caller: CallerDep,
     request: Request,
     state: Annotated[list[State], Query(description="any of these")] = [],  # noqa: B006
     label: Annotated[list[LabelFilter], Query(max_length=16, description="all of these, each key:value")] = [],  # noqa: B006
@@ -95,10 +97,12 @@ async def list_jobs(
     labels = dict(each.split(":", 1) for each in label)
     if len(labels) < len(set(label)):
         raise Problem(UNPROCESSABLE, "invalid-request", "label: a job has one value of a label: name each key once")
-    asked = (owner.project, sorted(state), sorted(labels.items()), name)
+    asked = (caller.project, sorted(state), sorted(labels.items()), name)
     after = position_of(cursor, *asked)
     page = await desk.tasks.run(
-        lambda: desk.store.list(project=owner.project, states=state, labels=labels, name=name, after=after, limit=limit)
+        lambda: desk.store.list(
+            project=caller.project, states=state, labels=labels, name=name, after=after, limit=limit
+        )
     )
     following = None if page.next is None else cursor_of(page.next, *asked)
     return bodies.answer(request, {"items": list(map(job_document, page.items)), "next_cursor": following})
@@ -116,14 +120,14 @@ async def get_job(found: JobDep, request: Request) -> Response:
     responses=refusals(400, 404, 409, 412, 415, 422, 429),
     openapi_extra=takes(PatchJobRequest, bodies.MERGE, bodies.JSON),
 )
-async def patch_job(job: JobId, desk: DeskDep, owner: OwnerDep, request: Request, seen: IfMatch = None) -> Response:
+async def patch_job(job: JobId, desk: DeskDep, caller: CallerDep, request: Request, seen: IfMatch = None) -> Response:
     """Change labels, priority and the most workers, by a JSON merge patch."""
     body = await bodies.read(request, PatchJobRequest, (bodies.MERGE, bodies.JSON))
     named = body.model_fields_set
 
     def change() -> records.Job:
         with desk.database.transaction():
-            now = desk.store.get(job, owner.project)
+            now = desk.store.get(job, caller.project)
             check_match(seen, now.version)
             labels: dict[str, str | None] | None = None
             if "labels" in named:
@@ -131,11 +135,11 @@ async def patch_job(job: JobId, desk: DeskDep, owner: OwnerDep, request: Request
             most = now.spec["parallel"]["workers"]["max"] if body.max_workers is None else body.max_workers
             return desk.store.patch(
                 job,
-                project=owner.project,
+                project=caller.project,
                 labels=labels,
                 priority=(body.priority or 0) if "priority" in named else None,
                 max_workers=most if "max_workers" in named else None,
-                by=owner.name,
+                by=caller.name,
             )
 
     return shown(request, await desk.tasks.run(change))
@@ -148,14 +152,14 @@ async def patch_job(job: JobId, desk: DeskDep, owner: OwnerDep, request: Request
     responses=refusals(400, 404, 409, 415, 422, 429, 507),
     openapi_extra=takes(ForkRequest),
 )
-async def fork_job(found: JobDep, desk: DeskDep, owner: OwnerDep, request: Request, key: Key = None) -> Response:
+async def fork_job(found: JobDep, desk: DeskDep, caller: CallerDep, request: Request, key: Key = None) -> Response:
     """A new job that goes on from a checkpoint of this one, with changes of its spec."""
     body = await bodies.read(request, ForkRequest)
     id = new_id("job")
     folder = desk.store.run_folder(id)
 
     async def prepare() -> tuple[JobSpec, int]:
-        spec = await desk.tasks.run(lambda: _patched(found, body.changes))
+        spec = await desk.tasks.run(lambda: desk.admitted(_patched(found, body.changes)))
         await desk.checker.check(spec)
         return spec, await desk.files.run(lambda: _copied(desk.store.run_folder(found.id), folder, body.step, spec))
 
@@ -163,18 +167,18 @@ async def fork_job(found: JobDep, desk: DeskDep, owner: OwnerDep, request: Reque
         spec, step = copy
         job = desk.store.create(
             spec.model_dump(mode="json"),
-            project=owner.project,
+            project=caller.project,
             name=body.name,
             labels=found.labels if body.labels is None else body.labels,
             priority=found.priority,
-            by=owner.name,
+            by=caller.name,
             parent=(found.id, step),
             id=id,
         )
         return made(job)
 
     try:
-        return await desk.once.do(request, owner, key, prepare, act)
+        return await desk.once.do(request, caller, key, prepare, act)
     except BaseException:
         if folder.exists():
             await desk.files.run(lambda: remove_folder(folder))

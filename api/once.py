@@ -13,9 +13,9 @@ from fastapi import Header, Request
 from fastapi.responses import Response
 
 from api import bodies
-from api.owners import Owner
 from api.problems import UNPROCESSABLE, Problem
 from api.tasks import Tasks
+from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
 from raydml.jobs.idempotency import AnotherBody, Answer, Asked, Begun, InProgress, Keys
 
@@ -51,7 +51,7 @@ class Once:
     async def do(
         self,
         request: Request,
-        owner: Owner,
+        caller: Caller,
         key: str | None,
         prepare: Callable[[], Awaitable[Prepared]],
         act: Callable[[Prepared], Done],
@@ -60,7 +60,7 @@ class Once:
 
         Raises Problem 409 or 422 by the key, and whatever the two raise: then the key is free again.
         """
-        begun = None if key is None else await self._begin(request, owner, key)
+        begun = None if key is None else await self._begin(request, caller, key)
         if isinstance(begun, Answer):
             return _answered(request, Done(orjson.loads(begun.body), begun.status, begun.headers), {_REPLAYED: "true"})
         try:
@@ -72,10 +72,10 @@ class Once:
             raise
         return _answered(request, done, {})
 
-    async def _begin(self, request: Request, owner: Owner, key: str) -> Begun | Answer:
+    async def _begin(self, request: Request, caller: Caller, key: str) -> Begun | Answer:
         body = await request.body()
         digest = hashlib.sha256(request.url.query.encode() + b"\0" + body).hexdigest()
-        asked = Asked(owner.project, key, f"{request.method} {request.url.path}", digest)
+        asked = Asked(caller.project, key, f"{request.method} {request.url.path}", digest)
         match await self._tasks.run(lambda: self._keys.begin(asked)):
             case AnotherBody():
                 raise Problem(

@@ -16,6 +16,10 @@ RaydmlError
 │   ├── LeaseLost          another supervisor has taken over
 │   ├── JobEnded           it ended in another state than the one that was waited for
 │   └── WaitedTooLong      it is not yet in the state that was waited for; it goes on
+├── RecordError            a server refused a request about what it keeps: data sets, models, webhooks
+│   ├── RecordNotFound     there is none of this id, or none that the caller may see
+│   ├── RecordConflict     its state does not allow what was asked
+│   └── QuotaExceeded      the project has as much as it may have
 ├── CheckpointError        a checkpoint is damaged or belongs to something else
 ├── CollectionError        a collection refused a request
 │   ├── CollectionBusy     another process is writing for longer than was waited
@@ -116,6 +120,22 @@ class JobEnded(JobError):
 
 class WaitedTooLong(JobError):
     """The job is not yet in the state that was waited for; it goes on."""
+
+
+class RecordError(RaydmlError):
+    """A server refused a request about what it keeps; nothing was changed."""
+
+
+class RecordNotFound(RecordError):
+    """There is no such thing, or none that the caller may see."""
+
+
+class RecordConflict(RecordError):
+    """The state of the thing does not allow it."""
+
+
+class QuotaExceeded(RecordError):
+    """The project has as much as it may have."""
 
 
 class CheckpointError(RaydmlError):

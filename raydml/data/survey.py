@@ -19,6 +19,7 @@ from raydml.errors import DataError
 from raydml.spec import ArraysData, DataSpec
 
 _SAMPLES = 200  # pictures looked at, evenly over all
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def _pictures(spec: DataSpec, table: Table) -> Iterator[Image.Image]:
             try:
                 picture = open_image(table.contents.sources[number])
                 picture.load()
-            except (DataError, OSError, ValueError, SyntaxError):  # counted when everything is read
+            except (DataError, OSError, ValueError, SyntaxError, *_BOMBS):  # counted when everything is read
                 continue
             yield picture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,8 @@ DONE = Answer(201, {"Location": "/v1/jobs/1"}, b'{"id": 1}')
 
 
 @pytest.fixture
-def keys(database: Database) -> Keys:
-    return Keys(database)
+def keys(either: Database) -> Keys:
+    return Keys(either)
 
 
 def begun(found: object) -> Begun:
@@ -65,33 +66,33 @@ def test_an_answer_is_forgotten_after_a_day(keys: Keys) -> None:
     assert isinstance(keys.begin(ASKED, now=KEPT + 1), Begun)
 
 
-def test_the_work_and_its_answer_are_kept_together_or_not_at_all(
-    keys: Keys, database: Database, store: JobStore
-) -> None:
+def test_the_work_and_its_answer_are_kept_together_or_not_at_all(keys: Keys, either: Database, home: Path) -> None:
+    store = JobStore(either, home)
     first = begun(keys.begin(ASKED, now=0))
-    with pytest.raises(ZeroDivisionError), database.transaction():
+    with pytest.raises(ZeroDivisionError), either.transaction():
         store.create(a_spec())
         assert keys.finish(first, DONE)
         raise ZeroDivisionError
     assert store.list().items == ()
     assert isinstance(keys.begin(ASKED, now=1), InProgress)
     second = begun(keys.begin(ASKED, now=LEASE))
-    with database.transaction():
+    with either.transaction():
         store.create(a_spec())
         assert keys.finish(second, DONE)
     assert len(store.list().items) == 1
     assert keys.begin(ASKED, now=LEASE + 1) == DONE
 
 
-def test_of_many_requests_at_a_time_one_is_done(database: Database, store: JobStore) -> None:
+def test_of_many_requests_at_a_time_one_is_done(either: Database, home: Path) -> None:
+    store = JobStore(either, home)
     together = threading.Barrier(8)
 
     def send(number: int) -> str:
-        keys = Keys(database)
+        keys = Keys(either)
         together.wait()
         found = keys.begin(ASKED)
         if isinstance(found, Begun):
-            with database.transaction():
+            with either.transaction():
                 store.create(a_spec(name=f"job-{number}"))
                 assert keys.finish(found, DONE)
         return type(found).__name__
