@@ -13,6 +13,7 @@ from api import (
     artifacts,
     audit,
     collections,
+    datasets,
     health,
     identities,
     job_parts,
@@ -35,7 +36,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, collections, snapshots, aliases, jobs, job_streams, job_verbs, job_parts, artifacts,
-    schemas, audit, health,
+    datasets, schemas, audit, health,
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.open()
+        await service.open()
         yield
         await service.close()
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
 from api.access import CallerDep
 from api.checking import Checker
 from api.confined import Digests
+from api.dataset_desk import DatasetDesk
 from api.followers import Followers
 from api.job_documents import JOB_ID
 from api.job_source import JobSource, StreamKey
 from api.once import Once
 from api.settings import Settings
 from api.tasks import Tasks
-from raydml.errors import SpecError
+from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
 from raydml.jobs.records import Job
-from raydml.jobs.roots import confined
 from raydml.jobs.store import JobStore
 from raydml.spec import JobSpec
 from raydml.specfile import parse_spec
@@ -30,10 +29,11 @@ CHECKS = 16  # specs that may wait to be checked
 class JobDesk:
     """Made with the application; the checker's process starts with the first spec."""
 
-    def __init__(self, settings: Settings, database: Database, tasks: Tasks) -> None:
+    def __init__(self, settings: Settings, database: Database, tasks: Tasks, datasets: DatasetDesk) -> None:
         self.settings = settings
         self.database = database
         self.tasks = tasks
+        self.datasets = datasets
         self.store = JobStore(database, settings.home)
         self.once = Once(database, tasks)
         self.checker = Checker(settings.home, settings.check_seconds, CHECKS)
@@ -44,19 +44,25 @@ class JobDesk:
         self.files = Tasks(settings.max_waiting_tasks, threads=1, name="files")
         self.digests = Digests()
 
-    def admitted(self, spec: JobSpec) -> JobSpec:
-        """The spec with its files found under the server's roots. Raises SpecError where it names others, or code."""
-        return parse_spec(confined(spec.model_dump(mode="json"), self.settings.data_roots, _uploaded))
+    def admitted(self, spec: JobSpec, caller: Caller) -> JobSpec:
+        """The spec with its files found under the server's roots, or among the project's data sets.
+
+        Raises SpecError where it names others, or code.
+        """
+        return parse_spec(self.datasets.confined(spec.model_dump(mode="json"), caller))
+
+    def accept(self, spec: JobSpec, caller: Caller) -> dict[str, Any]:
+        """The spec of a job that is made in this transaction; its data sets stay. Raises QuotaExceeded."""
+        document = spec.model_dump(mode="json")
+        self.datasets.hold(document, caller)
+        self.store.check_room(caller.project, self.settings.max_live_jobs)
+        return document
 
     async def close(self) -> None:
         """Give back threads and the checker's process."""
         self.followers.close()
         self.files.close()
         await self.checker.close()
-
-
-def _uploaded(identity: str) -> FilePath:
-    raise SpecError(f"there is no data set {identity[:100]}")
 
 
 async def desk_of(request: Request) -> JobDesk:

@@ -55,13 +55,13 @@ async def create_job(desk: DeskDep, caller: CallerDep, request: Request, key: Ke
 
     async def prepare() -> JobSpec:
         content = await request.body()
-        spec = await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content)))
+        spec = await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content), caller))
         await desk.checker.check(spec)
         return spec
 
     def act(spec: JobSpec) -> Done:
         job = desk.store.create(
-            spec.model_dump(mode="json"),
+            desk.accept(spec, caller),
             project=caller.project,
             name=body.name,
             labels=body.labels,
@@ -75,11 +75,11 @@ async def create_job(desk: DeskDep, caller: CallerDep, request: Request, key: Ke
 
 
 @router.post("/jobs:plan", responses=refusals(400, 409, 415, 422, 429, 507), openapi_extra=takes(PlanRequest))
-async def plan_job(desk: DeskDep, request: Request) -> dict[str, Any]:
+async def plan_job(desk: DeskDep, caller: CallerDep, request: Request) -> dict[str, Any]:
     """What a spec would do with its data, and what it needs; nothing is kept."""
     body = await bodies.read(request, PlanRequest)
     content = await request.body()
-    return await desk.checker.plan(await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content))))
+    return await desk.checker.plan(await desk.tasks.run(lambda: desk.admitted(spec_of(body.spec, content), caller)))
 
 
 @router.get("/jobs", response_model=JobPage, responses=refusals(422, 429))
@@ -159,14 +159,14 @@ async def fork_job(found: JobDep, desk: DeskDep, caller: CallerDep, request: Req
     folder = desk.store.run_folder(id)
 
     async def prepare() -> tuple[JobSpec, int]:
-        spec = await desk.tasks.run(lambda: desk.admitted(_patched(found, body.changes)))
+        spec = await desk.tasks.run(lambda: desk.admitted(_patched(found, body.changes), caller))
         await desk.checker.check(spec)
         return spec, await desk.files.run(lambda: _copied(desk.store.run_folder(found.id), folder, body.step, spec))
 
     def act(copy: tuple[JobSpec, int]) -> Done:
         spec, step = copy
         job = desk.store.create(
-            spec.model_dump(mode="json"),
+            desk.accept(spec, caller),
             project=caller.project,
             name=body.name,
             labels=found.labels if body.labels is None else body.labels,

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import documents, job_documents
+from api import dataset_documents, documents, job_documents
 from api.bodies import DOCUMENTS, JSON, MSGPACK
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
@@ -22,6 +22,7 @@ from api.scopes import PUBLIC, needed
 COMMITTED = Path(__file__).with_name("openapi.json")
 _EVERYWHERE = (413, 421, 500, 503)  # of any request; what else an operation refuses stands beside it
 _GUARDED = (401, 403, 429)  # of any request that needs a key
+BODIES = (*documents.BODIES, *job_documents.BODIES, *dataset_documents.BODIES)
 _SCHEME = {
     "type": "http",
     "scheme": "bearer",
@@ -59,7 +60,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        bodies = [(model, "validation") for model in (*documents.BODIES, *job_documents.BODIES, ProblemDocument)]
+        bodies = [(model, "validation") for model in (*BODIES, ProblemDocument)]
         _, described = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         schemas.update(described["$defs"])
         described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}

@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from api.access import Access, caller_of
 from api.auditing import Auditor
+from api.dataset_desk import DatasetDesk
 from api.job_desk import JobDesk
 from api.problems import Problem
 from api.searches import Searches
@@ -39,12 +40,14 @@ class Service:
         self.searches = Searches(settings.max_waiting_queries, settings.max_batch_queries)
         self.access = Access(settings, self.database, self.tasks)
         self.auditor = Auditor(self.database)
-        self.jobs = JobDesk(settings, self.database, self.tasks)
+        self.datasets = DatasetDesk(settings, self.database)
+        self.jobs = JobDesk(settings, self.database, self.tasks, self.datasets)
 
-    def open(self) -> None:
-        """Make the server's folder, and bring its database up to date."""
+    async def open(self) -> None:
+        """Make the server's folder, bring its database up to date, and go on with what another process left."""
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.database.migrate()
+        self.datasets.resume()
 
     def store_of(self, caller: Caller) -> Store:
         """The collections of the caller's project; those of other projects are not there."""
@@ -73,6 +76,7 @@ class Service:
     async def close(self) -> None:
         """Finish what was begun, and give back threads, files and processes."""
         await self.jobs.close()
+        self.datasets.close()
         log.info("searches", queries=self.searches.queries, calls=self.searches.calls)
         for threads in (self.searches, self.embedding, self.analyses, self.auditor, self.tasks):
             threads.close()

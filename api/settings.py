@@ -56,6 +56,15 @@ class Settings(BaseSettings):
     requests_at_once: int = Field(1000, ge=1, le=1_000_000, description="of one key that has been silent for a while")
     max_collections: int = Field(1000, ge=1, le=1_000_000, description="collections of one project")
 
+    max_live_jobs: int = Field(1000, ge=1, le=1_000_000, description="jobs of one project that are not over")
+    max_datasets: int = Field(1000, ge=1, le=1_000_000, description="data sets of one project")
+    max_dataset_bytes: int = Field(64 << 30, ge=1, le=1 << 50, description="of one upload")
+    max_project_bytes: int = Field(256 << 30, ge=1, le=1 << 50, description="of all uploads of one project")
+    max_unpacked_bytes: int = Field(256 << 30, ge=1, le=1 << 50, description="of one archive, unpacked")
+    dataset_part_bytes: int = Field(8 * _MEBIBYTE, ge=1, le=1 << 30, description="of one part of an upload")
+    dataset_check_seconds: float = Field(3600.0, gt=0, le=1e6, description="that looking at a data set may take")
+    dataset_check_bytes: int = Field(8 << 30, ge=1 << 29, le=1 << 50, description="of memory that it may take")
+
     max_followers: int = Field(1000, ge=1, le=100_000, description="event streams at a time; more are 429")
     watch_seconds: float = Field(0.25, gt=0, le=60, description="between two looks for what event streams tell")
     heartbeat_seconds: float = Field(15.0, gt=0, le=600, description="of silence, after which a stream says something")

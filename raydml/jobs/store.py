@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from raydml.errors import JobChanged, JobNotFound, SpecError
+from raydml.errors import JobChanged, JobNotFound, QuotaExceeded, SpecError
 from raydml.files import digest_of_json
 from raydml.jobs import forks, verbs
 from raydml.jobs.changes import add_event, touch
@@ -34,7 +34,7 @@ from raydml.jobs.records import (
     job_of,
     metric_of,
 )
-from raydml.jobs.states import STATES, State
+from raydml.jobs.states import STATES, TERMINAL, State
 from raydml.jobs.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LabelRow, MetricRow
 from raydml.specfile import parse_spec
 
@@ -104,6 +104,14 @@ class JobStore:
             add_event(session, row, "state", {"from": None, "to": "queued", "reason": None, "by": by}, now)
             session.flush()
             return job_of(row)
+
+    def check_room(self, project: str, most: int) -> None:
+        """Raises QuotaExceeded where the project has as many jobs that are not over as it may have."""
+        live = select(func.count()).where(JobRow.project_id == project, JobRow.state.not_in(TERMINAL))
+        with self.database.reading() as session:
+            count = session.scalar(live) or 0
+        if count >= most:
+            raise QuotaExceeded(f"the project has {count} jobs of {most} that are not over: wait, or cancel some")
 
     def get(self, job: str, project: str | None = None) -> Job:
         """One job. Raises JobNotFound."""
