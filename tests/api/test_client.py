@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -423,6 +424,54 @@ def test_a_job_is_forked_from_a_checkpoint_with_changes(make: Make, work: Work) 
         job.fork(6)
     job.kill()
     work.tick()
+
+
+def archive(path: Path, seed: int) -> Path:
+    """Three classes of two small pictures for each split, in a zip."""
+    random = np.random.default_rng(seed)
+    with zipfile.ZipFile(path, "w") as packed:
+        for split in ("train", "validation", "test"):
+            for name in ("a", "b", "c"):
+                for number in range(2):
+                    picture = io.BytesIO()
+                    Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(picture, "PNG")
+                    packed.writestr(f"{split}/{split}-{name}/{number}.png", picture.getvalue())
+    return path
+
+
+def test_a_data_set_is_uploaded_checked_used_and_removed(
+    client: Client, place: Place, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    file = archive(tmp_path / "pictures.zip", seed=1)
+    sent = client.datasets.upload(file)
+    ready = client.datasets.wait(sent.id)
+    assert (ready.name, ready.kind, ready.report.classes, ready.report.items) == ("pictures", "archive", 9, 18)
+    again = client.datasets.upload(file, resume=sent.id)
+    assert (again.id, again.state) == (sent.id, "ready")
+    small = {
+        **spec,
+        "data": {**ready.data, "image_size": 8},
+        "batch": {"classes": 3, "samples": 2, "virtual_workers": 2},
+    }
+    job = client.jobs.create({**small, "parallel": {"workers": {"min": 1, "max": 2}}})
+    with pytest.raises(Conflict):
+        client.datasets.delete(sent.id)
+    job.kill()
+    client.datasets.delete(sent.id)
+    with pytest.raises(NotFound):
+        client.datasets.get(sent.id)
+    rooted = client.datasets.register(spec["data"]["path"], "rooted")
+    assert client.datasets.wait(rooted.id).report.classes == 12
+    assert rooted.id in [one.id for one in client.datasets.list(page_size=1)]
+    assert client.datasets.validate(spec["data"]).items == 48
+
+
+def test_a_data_set_that_cannot_be_used_says_why(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "broken.zip").write_bytes(b"this is no archive")
+    with pytest.raises(DataError, match="cannot be used"):
+        client.datasets.wait(client.datasets.upload(tmp_path / "broken.zip").id)
+    with pytest.raises(DataError, match="kind="):
+        client.datasets.upload(tmp_path / "what.is")
 
 
 def test_a_server_tells_its_schemas_and_what_was_done(client: Client) -> None:
