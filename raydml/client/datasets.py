@@ -15,6 +15,7 @@ from raydml.client.steps import Pause, Steps
 from raydml.errors import DataError, WaitedTooLong
 
 ONE = "/v1/datasets/{dataset}"
+UNFINISHED = ("uploading", "failed")  # states in which parts are taken
 RAW = {"Content-Type": "application/octet-stream"}
 LONGEST_PAUSE = 2.0  # seconds between two looks at a data set that is waited for
 # The end of a file's name -> what an upload of it is.
@@ -44,14 +45,18 @@ class Datasets(Resource[S]):
         file, name_of_it = Path(path), key(request)
 
         def steps(retries: Retries) -> Steps[Dataset]:
+            facts = _facts(file)
             if resume is not None:
                 made = yield from _get(resume).ask(retries)
+                if (made.size, made.sha256) != (facts["size"], facts["sha256"]):
+                    raise DataError(f"data set {resume} is an upload of another file than {file}", dataset=resume)
             else:
-                body = {"name": name or file.name.split(".")[0], "kind": kind or _kind(file), **_facts(file)}
+                body = {"name": name or file.name.split(".")[0], "kind": kind or _kind(file), **facts}
                 begun = Call("POST", "/v1/datasets", Dataset.model_validate, body=body, key=name_of_it)
                 made = yield from begun.ask(retries)
-            with _opened(file) as opened:
-                yield from _send(made, opened, retries)
+            if made.state in UNFINISHED:
+                with _opened(file) as opened:
+                    yield from _send(made, opened, retries)
             done = Call("POST", f"{ONE}/complete", Dataset.model_validate, {"dataset": made.id}, repeatable=True)
             return (yield from done.ask(retries))
 
@@ -109,7 +114,7 @@ class Datasets(Resource[S]):
 
 
 def _send(made: Dataset, file: BinaryIO, retries: Retries) -> Steps[None]:
-    """The parts that are not there, or differ. Raises DataError where the file is another one."""
+    """The parts that are not there, or differ."""
     there = {part.number: part.sha256 for part in made.parts}
     for number in range(made.num_parts):
         file.seek(number * made.part_bytes)

@@ -237,9 +237,10 @@ def test_a_download_goes_on_where_it_broke_off_and_is_whole_or_not_there(ask: As
 def test_an_upload_goes_on_with_the_parts_that_are_missing(ask: Ask, tmp_path: Path) -> None:
     content = bytes(range(10))
     (tmp_path / "a.npz").write_bytes(content)
+    whole = hashlib.sha256(content).hexdigest()
     parts = [hashlib.sha256(part).hexdigest() for part in (content[:4], content[4:8], content[8:])]
     dataset = {
-        "id": "dst_1", "name": "a", "kind": "npz", "state": "uploading", "size": 10, "sha256": None, "part_bytes": 4,
+        "id": "dst_1", "name": "a", "kind": "npz", "state": "uploading", "size": 10, "sha256": whole, "part_bytes": 4,
         "num_parts": 3, "report": None, "problem": None, "created_by": "me", "created_at": JOB["created_at"],
         "updated_at": JOB["created_at"],
     }  # fmt: skip
@@ -255,9 +256,13 @@ def test_an_upload_goes_on_with_the_parts_that_are_missing(ask: Ask, tmp_path: P
         content[4:8],
     )
     assert (third.path, third.body) == (f"/v1/datasets/dst_1/parts/2?sha256={parts[2]}", content[8:])
+    (tmp_path / "b.npz").write_bytes(b"another")
+    client, script = ask(answer(200, dataset))
+    with pytest.raises(DataError, match="another file"):
+        client.datasets.upload(tmp_path / "b.npz", resume="dst_1")
     client, script = ask(answer(201, {**dataset, "num_parts": 0}), answer(202, checking))
     client.datasets.upload(tmp_path / "a.npz")
-    facts = {"name": "a", "kind": "npz", "size": 10, "sha256": hashlib.sha256(content).hexdigest()}
+    facts = {"name": "a", "kind": "npz", "size": 10, "sha256": whole}
     assert json.loads(script.seen[0].body) == facts and script.seen[0].headers["idempotency-key"]
 
 
