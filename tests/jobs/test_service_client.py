@@ -45,7 +45,8 @@ def test_a_spec_becomes_a_collection_that_is_searched_by_image(place: tuple[Clie
     assert done.result is not None and done.progress is not None and done.progress["step"] == 120
     frame = job.metrics().to_pandas()
     assert sorted(set(frame["step"][frame["loss"].notna()])) == list(range(1, 121))
-    assert list(job.logs())
+    output = home / "runs" / job.id / "attempts" / "00001" / "output.log"
+    assert [line.text for line in job.logs()] == output.read_text().splitlines()
     weights = job.download("model/model.safetensors", tmp_path)
     assert sha256_file(weights) == job.evaluation().model_sha256 == done.result["model_sha256"]
     assert job.evaluation().metrics == done.result["metrics"]
