@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from api.settings import Settings
+
 log = structlog.get_logger()
 PAUSE = 1.0  # seconds before a process that died is started again
+
+
+def supervised(settings: Settings) -> Callable[[], None]:
+    """Start the process that brings jobs to their end, and keep it alive; what comes back stops it in good order."""
+    supervisor = Kept([sys.executable, "-m", "api.supervise"], settings.model_dump_json())
+    supervisor.start()
+    return lambda: supervisor.stop(2 * settings.shutdown_seconds)
 
 
 class Kept:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -20,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from api.keeping import Kept
+from api.keeping import supervised
 from api.logs import configure_logging
 from api.settings import Settings, is_loopback
 from raydml.errors import ResourceError, SpecError
@@ -59,13 +58,11 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     socket.listen(config.backlog)  # so that requests wait from now on, rather than being refused
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     started(f"http://{host}:{socket.getsockname()[1]}")
-    supervisor = Kept([sys.executable, "-m", "api.supervise"], settings.model_dump_json())
-    supervisor.start()
-    try:
+    with ExitStack() as kept:
+        if settings.supervise:
+            kept.callback(supervised(settings))
         with socket, suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
             _Keeper(config, sockets=[socket]).run()
-    finally:
-        supervisor.stop(2 * settings.shutdown_seconds)
 
 
 def check_address(settings: Settings) -> None:

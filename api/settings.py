@@ -36,6 +36,7 @@ class Settings(BaseSettings):
 
     ray_address: str | None = Field(None, description="http://HEAD:8265 of a cluster; RAY_ADDRESS, or a Ray of its own")
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=4096, description="of a Ray of its own")
+    supervise: bool = Field(True, description="whether jobs are brought to their end here, not by another server")
     job_retries: int = Field(10, ge=0, le=1000, description="attempts in a row that may come no further")
     stop_seconds: float = Field(120.0, ge=1, le=86_400, description="for the last checkpoint of a job that is to stop")
 

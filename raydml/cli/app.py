@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import data, jobs, keys, machine, queries, runs, service, specs
+from raydml.cli import collections, data, datasets, jobs, keys, machine, queries, runs, service, specs
 
 app = typer.Typer(
     name="raydml",
@@ -36,6 +36,8 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(collections.app, name="collections")
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
 
 

@@ -42,12 +42,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Hand a spec to the server: its job is kept, and will run, when this returns."""
-    said: dict[str, Any] = {
-        "name": name,
-        "labels": pairs(labels, "--label"),
-        "priority": priority,
-        "deadline_seconds": deadline,
-    }
+    said: dict[str, Any] = {"name": name, "labels": pairs(labels, "--label"), "priority": priority}
     with asking(url, local, as_json) as (client, answer):
         from raydml.cli.job_tables import job_table
         from raydml.specfile import load_spec

@@ -37,16 +37,16 @@ def search(
     """Find the nearest entries of a collection."""
     if sum(map(bool, (image, text, vector, ids))) != 1:
         raise typer.BadParameter("give one of --image, --text, --vector and --id")
-    wanted = _parse_filters(filters or [])
+    wanted = parse_filters(filters or [])
     with answering(as_json) as answer:
         from raydml import runs
         from raydml.cli.tables import hits_table
 
         named = {name: values for name, values in (("images", image), ("texts", text), ("ids", ids)) if values}
-        query: dict[str, Any] = named or {"vectors": _vectors(vector)}
+        query: dict[str, Any] = named or {"vectors": read_vectors(vector)}
         names = [str(name) for name in image or text or ids or range(len(query.get("vectors", ())))]
         found = runs.open_collection(collection).search(**query, k=k, filter=wanted or None)
-        answer({"collection": collection, "results": _documents(names, found)}, hits_table(names, found))
+        answer({"collection": collection, "results": documents(names, found)}, hits_table(names, found))
 
 
 def verify(collection: CollectionName, as_json: Json = False) -> None:
@@ -59,14 +59,14 @@ def verify(collection: CollectionName, as_json: Json = False) -> None:
             answer({"collection": collection, "whole": True, "points": found.count()}, f"{collection} is whole")
 
 
-def _documents(names: Sequence[str], found: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+def documents(names: Sequence[str], found: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
     return [
         {"query": name, "hits": [{"id": hit.id, "score": float(hit.score), "payload": hit.payload} for hit in hits]}
         for name, hits in zip(names, found, strict=True)
     ]
 
 
-def _parse_filters(filters: Sequence[str]) -> dict[str, Any]:
+def parse_filters(filters: Sequence[str]) -> dict[str, Any]:
     import yaml
 
     wanted: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def _parse_filters(filters: Sequence[str]) -> dict[str, Any]:
     return wanted
 
 
-def _vectors(path: Path | None) -> Any:
+def read_vectors(path: Path | None) -> Any:
     """The file's vectors, shape (n, dimension)."""
     import numpy as np
 

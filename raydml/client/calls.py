@@ -18,6 +18,7 @@ from raydml.client.steps import Answer, Give, Pause, Plan, Request, Send, Steps
 from raydml.errors import NotFound
 
 T = TypeVar("T")
+LONG = 600.0  # seconds that calls may take which read data, compute over collections or copy them
 
 
 def key(given: str | None) -> str:
@@ -39,6 +40,7 @@ class Call(Plan[T], Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None  # the Idempotency-Key of a change
     repeatable: bool | None = None  # None: all but a POST without a key
+    seconds: float | None = None  # how long the answer may take; None: as the client was told
 
     @property
     def may_repeat(self) -> bool:
@@ -57,7 +59,7 @@ class Call(Plan[T], Generic[T]):
             **self.headers,
             **headers,
         }
-        return Request(self.method, f"{path}?{query}" if query else path, given, content)
+        return Request(self.method, f"{path}?{query}" if query else path, given, content, self.seconds)
 
     def ask(self, retries: Retries) -> Steps[T]:
         """Send it, again where that helps and does no harm. Raises ServiceError."""

@@ -14,6 +14,7 @@ import httpx2
 from raydml import __version__
 from raydml.client.calls import Call
 from raydml.client.collections import Collections
+from raydml.client.datasets import Datasets
 from raydml.client.jobs import Jobs
 from raydml.client.records import Audit, Schemas
 from raydml.client.resource import Resource, S, operation
@@ -39,6 +40,11 @@ class API(Resource[S]):
     def jobs(self) -> Jobs[S]:
         """Jobs that train."""
         return Jobs(self.sender)
+
+    @property
+    def datasets(self) -> Datasets[S]:
+        """Data to train on."""
+        return Datasets(self.sender)
 
     @property
     def aliases(self) -> AliasTable[S]:
@@ -81,7 +87,7 @@ class Client(API[Sender]):
         """`url` and `key` are RAYDML_URL and RAYDML_API_KEY of the environment where they are not given.
 
         `local` is a folder: the same calls without a server, done by this process. `timeout` is how many seconds the
-        server may be silent. Raises SpecError.
+        server may be silent, but for calls that read data or whole collections (`calls.LONG`). Raises SpecError.
         """
         said = _connection(url, key, local, timeout)
         if local is not None:

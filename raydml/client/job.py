@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raydml.client.calls import Call, Flow, Pages, Recipe, given, key, nothing
+from raydml.client.calls import LONG, Call, Flow, Pages, Recipe, given, key, nothing
 from raydml.client.documents import Document
 from raydml.client.downloads import Download
 from raydml.client.job_documents import (
@@ -103,7 +103,7 @@ class JobReference(Resource[S]):
     ) -> Call[Job[S]]:
         """A new job that goes on from a checkpoint, the last one without `step`; `changes` is merged into its spec."""
         body = given(step=step, changes=changes, name=name, labels=labels)
-        return Call("POST", f"{ONE}/fork", self._job, self.names, body=body, key=key(request))
+        return Call("POST", f"{ONE}/fork", self._job, self.names, body=body, key=key(request), seconds=LONG)
 
     @operation
     def wait(self, until: str | Iterable[str] = ENDED, timeout: float | None = None) -> Recipe[Job[S]]:

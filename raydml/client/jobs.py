@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raydml.client.calls import Call, Pages, given, key
+from raydml.client.calls import LONG, Call, Pages, given, key
 from raydml.client.job import Job, JobReference
 from raydml.client.resource import Resource, S, iterating, operation
 from raydml.errors import SpecError
@@ -39,12 +39,12 @@ class Jobs(Resource[S]):
             "spec": _document(spec),
             **given(name=name, labels=labels, priority=priority, deadline_seconds=deadline_seconds),
         }
-        return Call("POST", "/v1/jobs", self._job, body=body, key=key(request))
+        return Call("POST", "/v1/jobs", self._job, body=body, key=key(request), seconds=LONG)
 
     @operation
     def plan(self, spec: Spec) -> Call[dict[str, Any]]:
         """What a spec would do with its data, and what it needs, as `raydml plan --json` says it; nothing is kept."""
-        return Call("POST", "/v1/jobs:plan", dict, body={"spec": _document(spec)}, repeatable=True)
+        return Call("POST", "/v1/jobs:plan", dict, body={"spec": _document(spec)}, repeatable=True, seconds=LONG)
 
     @operation
     def get(self, id: str) -> Call[Job[S]]:

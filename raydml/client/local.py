@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,21 +37,33 @@ class Local:
                 wrapper_class=structlog.make_filtering_bound_logger(ERRORS),
                 logger_factory=structlog.WriteLoggerFactory(sys.stderr),
             )
-        self.app = create_app(Settings(home=home))
+        self.settings = Settings(home=home, log_level="warning")
+        self.app = create_app(self.settings)
         self.loop = asyncio.new_event_loop()
         stopping, started = asyncio.Event(), Future[None]()
         living = _live(self.app.router.lifespan_context(self.app), stopping, started)
         thread = threading.Thread(target=_run, args=(self.loop, living), name="raydml-local", daemon=True)
         thread.start()
         started.result()
-        self.close = weakref.finalize(self, _stop, self.loop, stopping, thread)  # at the latest when Python ends
+        self._ending = ExitStack()
+        self._ending.callback(_stop, self.loop, stopping, thread)
+        self._supervising = not self.settings.supervise
+        self.close = weakref.finalize(self, self._ending.close)  # at the latest when Python ends
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Do it on the application's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     async def begin(self, request: httpx2.Request, body: bytes) -> Exchange:
-        """Ask; back when the head of the answer is there. On the application's loop."""
+        """Ask; back when the head of the answer is there. On the application's loop.
+
+        The first request about a job starts the process that brings jobs to their end, and its Ray.
+        """
+        if not self._supervising and _about_a_job(request):
+            from api.keeping import supervised
+
+            self._supervising = True
+            self._ending.callback(supervised(self.settings))
         exchange = Exchange(self.app, request, body)
         try:
             await exchange.head
@@ -142,6 +154,12 @@ class AsyncBody(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         """Read no more of it."""
         await self.transport.wait(self.exchange.leave(), None)
+
+
+def _about_a_job(request: httpx2.Request) -> bool:
+    """Whether it makes a job or names one; lists and plans need nobody to run them."""
+    path = request.url.path
+    return path.startswith("/v1/jobs/") or (path == "/v1/jobs" and request.method == "POST")
 
 
 def _seconds(request: httpx2.Request) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from raydml.client import bodies
-from raydml.client.calls import Call, given
+from raydml.client.calls import LONG, Call, given
 from raydml.client.documents import Class, Document, Hit, Id, Identity, Threshold, Verdict
 from raydml.client.resource import Resource, S, operation
 from raydml.errors import DataError
@@ -119,7 +119,9 @@ class Queries(Resource[S]):
     def calibrate(self, field: str, kind: str, false_accept_rate: float = 0.01, seed: int = 0) -> Call[Threshold]:
         """The threshold for verify (kind `pairs`) or `identify` at which strangers are accepted so seldom."""
         body = {"field": field, "kind": kind, "false_accept_rate": false_accept_rate, "seed": seed}
-        return Call("POST", f"{ONE}/calibrate", Threshold.model_validate, self.names, body=body, repeatable=True)
+        return Call(
+            "POST", f"{ONE}/calibrate", Threshold.model_validate, self.names, body=body, repeatable=True, seconds=LONG
+        )
 
     @operation
     def verify(
@@ -152,7 +154,15 @@ class Queries(Resource[S]):
     def duplicates(self, threshold: float, *, min_lsn: int | None = None) -> Call[list[list[Id]]]:
         """Groups of ids of points that are nearly the same; every point is searched."""
         body = {"threshold": threshold, **given(min_lsn=min_lsn)}
-        return Call("POST", f"{ONE}/duplicates", lambda read: read["groups"], self.names, body=body, repeatable=True)
+        return Call(
+            "POST",
+            f"{ONE}/duplicates",
+            lambda read: read["groups"],
+            self.names,
+            body=body,
+            repeatable=True,
+            seconds=LONG,
+        )
 
 
 def question(

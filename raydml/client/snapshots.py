@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raydml.client.calls import Call, given, nothing
+from raydml.client.calls import LONG, Call, given, nothing
 from raydml.client.documents import Aliases, Description
 from raydml.client.resource import Resource, S, operation
 
@@ -30,7 +30,7 @@ class Snapshots(Resource[S]):
     @operation
     def create(self, snapshot: str) -> Call[None]:
         """Copy the collection as it is now, while writers go on; Conflict where the name is taken."""
-        return Call("PUT", ONE, nothing, self._names(snapshot), repeatable=False)
+        return Call("PUT", ONE, nothing, self._names(snapshot), repeatable=False, seconds=LONG)
 
     @operation
     def delete(self, snapshot: str) -> Call[None]:
@@ -40,7 +40,9 @@ class Snapshots(Resource[S]):
     @operation
     def restore(self, snapshot: str, to: str) -> Call[Description]:
         """Make a new collection of a snapshot, every byte of it checked."""
-        return Call("POST", f"{ONE}/restore", Description.model_validate, self._names(snapshot), body={"to": to})
+        return Call(
+            "POST", f"{ONE}/restore", Description.model_validate, self._names(snapshot), body={"to": to}, seconds=LONG
+        )
 
     def _names(self, snapshot: str) -> dict[str, str]:
         return {"name": self.collection, "snapshot": snapshot}

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterator
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
+from api import Settings, create_app
 from raydml import AsyncClient, Client
 from raydml.errors import Conflict, DataError, NotFound, RequestRefused
 from raydml.files import write_json
@@ -22,10 +28,10 @@ from raydml.jobs.database import Database
 from raydml.jobs.supervisor import Supervisor
 from raydml.spec import JobSpec
 from tests.api.awaited import Awaited
-from tests.api.conftest import server
 from tests.jobs.cluster import FakeAttempt, FakeCluster
 
 pytestmark = pytest.mark.timeout(300)
+Make = Callable[..., Any]
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 PAYLOADS = [{"colour": "red" if row % 4 else "blue", "row": row} for row in range(40)]
 
@@ -42,11 +48,23 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A real server on a free port, and a folder."""
     home = tmp_path_factory.mktemp(request.param)
-    if request.param == "folder":
-        yield Place(home, {"local": home})
-        return
-    with server(home) as (url, _):
-        yield Place(home, {"url": url})
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        environment.setenv("RAYDML_SUPERVISE", "false")  # tests do this
+        served = {"url": stack.enter_context(uvicorn_of(home))} if request.param == "server" else {"local": home}
+        yield Place(home, served)
+
+
+@contextmanager
+def uvicorn_of(home: Path) -> Iterator[str]:
+    """The application on a free port: its URL."""
+    config = uvicorn.Config(create_app(Settings(home=home)), port=0, log_config=None, timeout_graceful_shutdown=10)
+    with config.bind_socket() as socket:
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([socket],))
+        thread.start()
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module", params=["blocking", "awaited"])
@@ -270,18 +288,36 @@ def test_names_cannot_lead_to_other_paths(client: Client) -> None:
             client.collections.get(name)
 
 
-SPEC = {"data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}, "parallel": {"workers": {"min": 1, "max": 4}}}
+@pytest.fixture(scope="module")
+def spec(place: Place) -> dict[str, Any]:
+    """Of twelve classes of four small pictures, under the root of the place."""
+    random = np.random.default_rng(0)
+    folder = place.home / "data" / "small"
+    for split, classes in {"train": range(8), "validation": range(8, 10), "test": range(10, 12)}.items():
+        for name in classes:
+            (folder / split / f"c{name}").mkdir(parents=True)
+            for number in range(4):
+                picture = Image.fromarray(random.integers(0, 256, (8, 8), np.uint8))
+                picture.save(folder / split / f"c{name}" / f"{number}.png")
+    return {
+        "name": "small",
+        "data": {"kind": "image_folder", "path": str(folder), "image_size": 8},
+        "batch": {"classes": 4, "samples": 2, "virtual_workers": 4},
+        "loss": {"kind": "triplet"},
+        "parallel": {"workers": {"min": 1, "max": 4}},
+    }
 
 
-def made(client: Client, **said: Any) -> Any:
-    """A queued job."""
-    return client.jobs.create({"name": "small", **SPEC}, **said)
+@pytest.fixture
+def make(client: Client, spec: dict[str, Any]) -> Make:
+    """A queued job, made by the client."""
+    return lambda **said: client.jobs.create(spec, **said)
 
 
-def test_a_job_is_made_once_found_and_changed(client: Client) -> None:
+def test_a_job_is_made_once_found_and_changed(client: Client, make: Make) -> None:
     team = uuid4().hex
-    jobs = [made(client, name=f"j{n}", labels={"team": team, "n": str(n)}, priority=n) for n in range(3)]
-    assert made(client, request=f"r-{team}").id == made(client, request=f"r-{team}").id
+    jobs = [make(name=f"j{n}", labels={"team": team, "n": str(n)}, priority=n) for n in range(3)]
+    assert make(request=f"r-{team}").id == make(request=f"r-{team}").id
     listed = list(client.jobs.list(labels={"team": team}, page_size=1))
     assert [job.id for job in listed] == [job.id for job in reversed(jobs)]
     assert [job.name for job in client.jobs.list(labels={"team": team, "n": "1"}, state=["queued", "failed"])] == ["j1"]
@@ -296,24 +332,29 @@ def test_a_job_is_made_once_found_and_changed(client: Client) -> None:
         client.jobs.get("job_" + "0" * 26)
 
 
-def test_a_spec_file_goes_as_it_is_and_its_mistakes_are_named_by_line(client: Client, tmp_path: Path) -> None:
+def test_a_spec_file_goes_as_it_is_and_its_mistakes_are_named_by_line(
+    client: Client, spec: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text("name: filed\ndata: {kind: glyphs}\nloss: {kind: triplet, margin: 0.25}\n")
+    text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in spec.items())
+    path.write_text(text.replace('"triplet"', '"triplet", "margin": 0.25'))
     assert client.jobs.create(path).facts.spec["loss"]["margin"] == 0.25
-    assert client.jobs.create(JobSpec.model_validate({"name": "whole", **SPEC})).facts.spec["name"] == "whole"
-    path.write_text("name: filed\ndata: {kind: glyphs}\nloss: {kind: triplet, marign: 0.25}\n")
+    assert client.jobs.create(JobSpec.model_validate(spec)).facts.spec["batch"]["classes"] == 4
+    path.write_text(text.replace('"triplet"', '"triplet", "marign": 0.25'))
     with pytest.raises(RequestRefused, match="marign") as caught:
         client.jobs.create(path)
-    assert "3" in str(caught.value.data["errors"])
+    assert "4" in str(caught.value)  # its line
+    with pytest.raises(RequestRefused, match="classes"):
+        client.jobs.create({**spec, "batch": {"classes": 9}})
 
 
-def test_a_plan_says_what_a_spec_would_do(client: Client) -> None:
-    plan = client.jobs.plan({"name": "small", **SPEC})
-    assert plan["world_sizes"] and plan["parameters"] > 0
+def test_a_plan_says_what_a_spec_would_do(client: Client, spec: dict[str, Any]) -> None:
+    plan = client.jobs.plan(spec)
+    assert plan["world_sizes"] == [1, 2, 3, 4] and plan["parameters"] > 0
 
 
-def test_a_job_is_followed_from_the_queue_to_its_result(client: Client, work: Work, tmp_path: Path) -> None:
-    job = made(client)
+def test_a_job_is_followed_from_the_queue_to_its_result(make: Make, work: Work, tmp_path: Path) -> None:
+    job = make()
     events = job.events()
     assert next(events).data["to"] == "queued"
     attempt = work.started(job.id)
@@ -352,8 +393,8 @@ def test_a_job_is_followed_from_the_queue_to_its_result(client: Client, work: Wo
         job.cancel()
 
 
-def test_a_job_is_paused_resumed_resized_and_stopped(client: Client, work: Work) -> None:
-    job = made(client)
+def test_a_job_is_paused_resumed_resized_and_stopped(client: Client, make: Make, work: Work) -> None:
+    job = make()
     assert job.pause().state == "paused"
     assert client.jobs[job.id].resume().state == "queued"
     assert job.resize((2, 3)).facts.workers.model_dump() == {"min": 2, "max": 3}
@@ -365,11 +406,11 @@ def test_a_job_is_paused_resumed_resized_and_stopped(client: Client, work: Work)
     attempt.end("interrupted")
     work.tick()
     assert job.wait("cancelled", timeout=60).state == "cancelled"
-    assert made(client).kill().state == "cancelled"
+    assert make().kill().state == "cancelled"
 
 
-def test_a_job_is_forked_from_a_checkpoint_with_changes(client: Client, work: Work) -> None:
-    job = made(client, labels={"a": "b"})
+def test_a_job_is_forked_from_a_checkpoint_with_changes(make: Make, work: Work) -> None:
+    job = make(labels={"a": "b"})
     attempt = work.started(job.id)
     folder = attempt.place.run / "checkpoints" / "step-00000005"
     folder.mkdir(parents=True)
@@ -383,6 +424,54 @@ def test_a_job_is_forked_from_a_checkpoint_with_changes(client: Client, work: Wo
         job.fork(6)
     job.kill()
     work.tick()
+
+
+def archive(path: Path, seed: int) -> Path:
+    """Three classes of two small pictures for each split, in a zip."""
+    random = np.random.default_rng(seed)
+    with zipfile.ZipFile(path, "w") as packed:
+        for split in ("train", "validation", "test"):
+            for name in ("a", "b", "c"):
+                for number in range(2):
+                    picture = io.BytesIO()
+                    Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(picture, "PNG")
+                    packed.writestr(f"{split}/{split}-{name}/{number}.png", picture.getvalue())
+    return path
+
+
+def test_a_data_set_is_uploaded_checked_used_and_removed(
+    client: Client, place: Place, spec: dict[str, Any], tmp_path: Path
+) -> None:
+    file = archive(tmp_path / "pictures.zip", seed=1)
+    sent = client.datasets.upload(file)
+    ready = client.datasets.wait(sent.id)
+    assert (ready.name, ready.kind, ready.report.classes, ready.report.items) == ("pictures", "archive", 9, 18)
+    again = client.datasets.upload(file, resume=sent.id)
+    assert (again.id, again.state) == (sent.id, "ready")
+    small = {
+        **spec,
+        "data": {**ready.data, "image_size": 8},
+        "batch": {"classes": 3, "samples": 2, "virtual_workers": 2},
+    }
+    job = client.jobs.create({**small, "parallel": {"workers": {"min": 1, "max": 2}}})
+    with pytest.raises(Conflict):
+        client.datasets.delete(sent.id)
+    job.kill()
+    client.datasets.delete(sent.id)
+    with pytest.raises(NotFound):
+        client.datasets.get(sent.id)
+    rooted = client.datasets.register(spec["data"]["path"], "rooted")
+    assert client.datasets.wait(rooted.id).report.classes == 12
+    assert rooted.id in [one.id for one in client.datasets.list(page_size=1)]
+    assert client.datasets.validate(spec["data"]).items == 48
+
+
+def test_a_data_set_that_cannot_be_used_says_why(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "broken.zip").write_bytes(b"this is no archive")
+    with pytest.raises(DataError, match="cannot be used"):
+        client.datasets.wait(client.datasets.upload(tmp_path / "broken.zip").id)
+    with pytest.raises(DataError, match="kind="):
+        client.datasets.upload(tmp_path / "what.is")
 
 
 def test_a_server_tells_its_schemas_and_what_was_done(client: Client) -> None:

@@ -234,6 +234,38 @@ def test_a_download_goes_on_where_it_broke_off_and_is_whole_or_not_there(ask: As
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
 
 
+def test_an_upload_goes_on_with_the_parts_that_are_missing(ask: Ask, tmp_path: Path) -> None:
+    content = bytes(range(10))
+    (tmp_path / "a.npz").write_bytes(content)
+    whole = hashlib.sha256(content).hexdigest()
+    parts = [hashlib.sha256(part).hexdigest() for part in (content[:4], content[4:8], content[8:])]
+    dataset = {
+        "id": "dst_1", "name": "a", "kind": "npz", "state": "uploading", "size": 10, "sha256": whole, "part_bytes": 4,
+        "num_parts": 3, "report": None, "problem": None, "created_by": "me", "created_at": JOB["created_at"],
+        "updated_at": JOB["created_at"],
+    }  # fmt: skip
+    there = [{"number": 0, "sha256": parts[0]}, {"number": 1, "sha256": "of other bytes"}]
+    checking = {**dataset, "state": "checking"}
+    client, script = ask(
+        answer(200, {**dataset, "parts": there}), LOST, answer(204), answer(204), answer(202, checking)
+    )
+    assert client.datasets.upload(tmp_path / "a.npz", resume="dst_1").state == "checking"
+    lost, second, third = script.seen[1:4]
+    assert lost == second and (second.path, second.body) == (
+        f"/v1/datasets/dst_1/parts/1?sha256={parts[1]}",
+        content[4:8],
+    )
+    assert (third.path, third.body) == (f"/v1/datasets/dst_1/parts/2?sha256={parts[2]}", content[8:])
+    (tmp_path / "b.npz").write_bytes(b"another")
+    client, script = ask(answer(200, dataset))
+    with pytest.raises(DataError, match="another file"):
+        client.datasets.upload(tmp_path / "b.npz", resume="dst_1")
+    client, script = ask(answer(201, {**dataset, "num_parts": 0}), answer(202, checking))
+    client.datasets.upload(tmp_path / "a.npz")
+    facts = {"name": "a", "kind": "npz", "size": 10, "sha256": whole}
+    assert json.loads(script.seen[0].body) == facts and script.seen[0].headers["idempotency-key"]
+
+
 def test_pages_are_asked_for_when_they_are_needed(ask: Ask) -> None:
     client, script = ask(
         answer(200, {"items": [JOB, JOB], "next_cursor": "c&1"}), answer(200, {"items": [JOB], "next_cursor": None})
