@@ -46,6 +46,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
+    launcher.close()
     database.close()
 
 
