@@ -51,6 +51,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         local.end()
     supervisor.close()
     courier.join()
+    launcher.close()
     database.close()
 
 
