@@ -101,7 +101,7 @@ def test_a_spec_becomes_a_collection_that_is_searched_by_image(house: House) -> 
 
 
 def test_a_job_that_was_paused_or_cancelled_goes_on_from_its_checkpoint_with_the_same_bits(house: House) -> None:
-    long = tiny_spec(house.home, "long", train={"steps": 1500, "evaluate_every": 500, "checkpoint_every": 10})
+    long = tiny_spec(house.home, "long", train={"steps": 400, "evaluate_every": 200, "checkpoint_every": 10})
     job = house.submit(long)
     house.wait(job, lambda: house.seen(job, "checkpoint") > 0, "leaves a checkpoint")
     assert house.ask("POST", f"/v1/jobs/{job}/pause").status_code == 202
