@@ -107,7 +107,7 @@ class Fleet:
         while not until():
             assert failing or self.server.failure is None, self.server.failure
             assert time.monotonic() < deadline, (
-                f"{what} did not come; at step {self.step()}, events {self.server.events}"
+                f"{what} did not come; at step {self.step()}, alive {self.living()}, events {self.server.events}"
             )
             time.sleep(0.005)
 
@@ -121,7 +121,8 @@ class Fleet:
 
     def finish(self, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait for the end; the run's record."""
-        self.wait(lambda: self.server.over, "the end", seconds)
+        self.wait(lambda: self.server.over or not self.living(), "the end", seconds)
+        assert self.server.over, f"nobody is left; at step {self.step()}, events {self.server.events}"
         assert self.server.outcome == "succeeded", (self.server.outcome, self.server.failure)
         for process in self.processes.values():
             process.join(10)
