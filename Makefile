@@ -30,7 +30,7 @@ test: $(STAMP)   ## every test but the slow ones and chaos
 slow: $(STAMP)   ## the slow tests
 	$(BIN)/pytest -q -m slow tests
 
-chaos: $(STAMP)  ## sixty faults in one run of real processes, 250 kills of one who writes a collection
+chaos: $(STAMP)  ## sixty faults in one run of real processes, 250 kills of one who writes a collection, 60 kills of a server
 	$(BIN)/pytest -q -s -m chaos tests
 
 simulate: $(STAMP)   ## a million simulated schedules of the membership protocol

@@ -48,7 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.open()
+        service.open()
+        service.datasets.resume()
         yield
         await service.close()
 

@@ -92,7 +92,15 @@ def check_address(settings: Settings) -> None:
 
 
 class _Keeper(Multiprocess):
-    """Keeps processes that answer alive; a signal to stop ends listening here, too, so that nobody waits in vain."""
+    """Keeps processes that answer alive; a signal to stop ends listening here, too, so that nobody waits in vain.
+
+    A process that died is replaced at the next look. uvicorn would ask a living one for a sign of life, and wait for
+    all of STARTING where it dies before it answers: so it is left to ask when another one has died.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        if not all(each.process.is_alive() for each in self.processes):
+            super().keep_subprocess_alive()
 
     def terminate_all(self) -> None:
         for socket in self.sockets:

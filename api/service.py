@@ -45,11 +45,10 @@ class Service:
         self.datasets = DatasetDesk(settings, self.database)
         self.jobs = JobDesk(settings, self.database, self.tasks, self.datasets)
 
-    async def open(self) -> None:
-        """Make the server's folder, bring its database up to date, and go on with what another process left."""
+    def open(self) -> None:
+        """Make the server's folder, and bring its database up to date."""
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.database.migrate()
-        self.datasets.resume()
 
     def store_of(self, caller: Caller) -> Store:
         """The collections of the caller's project; those of other projects are not there."""

@@ -16,6 +16,7 @@ from raydml.errors import SpecError
 from raydml.spec import JobSpec
 
 Keys = tuple[Any, ...]
+_DEEPEST = 32  # levels of a spec that somebody sent
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,22 @@ def _read(path: Path) -> _Source:
 
 
 class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]
-    """For texts of strangers."""
+    """For texts of strangers; ten thousand brackets, too, would keep it busy for minutes."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Raises ComposerError where the next node is an alias."""
+        """Raises ComposerError where the next node is an alias, or lies deeper than any option does."""
+        mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "aliases are not taken: write the value out", mark)
-        return super().compose_node(parent, index)
+        if self.depth == _DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"more than {_DEEPEST} levels are not taken", mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _parse(

@@ -48,6 +48,9 @@ class Launcher(Protocol):
     def mend(self) -> None:
         """After Unreachable: what can be done, such as to start a cluster of one's own anew. May take a while."""
 
+    def close(self) -> None:
+        """Give back connections; what runs goes on."""
+
 
 def submission_id(job: str, attempt: int) -> str:
     """The same for the same attempt, whoever asks: a second submit is refused rather than started."""

@@ -52,11 +52,17 @@ class LocalJobs:
         except ResourceError as error:
             raise Unreachable(str(error)) from error
 
+    def close(self) -> None:
+        """Give back connections; Ray goes on."""
+        if self._client is not None:
+            self._client[1].close()
+
     def _http(self) -> httpx2.Client:
         url = self._ray.url()
         if url is None:
             raise Unreachable("Ray is not running")
         if self._client is None or self._client[0] != url:
+            self.close()
             self._client = url, _client(url, self._ray.token)
         return self._client[1]
 
@@ -89,6 +95,10 @@ class ClusterJobs:
 
     def mend(self) -> None:
         """Nothing: who keeps the cluster mends it."""
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._client.close()
 
 
 def _client(url: str, token: str | None) -> httpx2.Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from api.openapi import COMMITTED
 from raydml.jobs.changes import move
 from raydml.jobs.store import JobStore
 from raydml.jobs.tables import JobRow
+from tests.api.test_models import finished
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 URL = "http://127.0.0.1"
@@ -77,7 +79,8 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    app = create_app(Settings(home=tmp_path_factory.mktemp("home"), heartbeat_seconds=0.01))
+    home = tmp_path_factory.mktemp("home")
+    app = create_app(Settings(home=home, heartbeat_seconds=0.01, webhook_hosts=("hooks.example",)))
     inner = app.state.service
 
     async def on_one_loop(scope: Any, receive: Any, send: Any) -> None:
@@ -95,6 +98,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         client.get("/begin")
         service = Service(client, inner.jobs.store, {"name": ["c", "alias"], "snapshot": ["s"], "field": ["f"]})
         _fill(client)
+        service.known.update(_records(client, inner.settings.home))
         service.fresh_jobs()
         yield service
         client.get("/end")
@@ -114,6 +118,18 @@ def _fill(client: ASGIClient) -> None:
     ):  # fmt: skip
         assert client.request(method, f"/v1/collections/{path}", json=body).ok
     assert client.post("/v1/aliases:switch", json={"changes": {"alias": "c"}}).ok
+
+
+def _records(client: ASGIClient, home: Path) -> dict[str, list[str]]:
+    """Ids of a data set that is being uploaded, of a model and of a webhook."""
+    finished(home / "runs" / "r")
+    upload = {"name": "m", "kind": "csv", "size": 1, "sha256": "0" * 64}
+    made = {
+        name: client.post(f"/v1/{name}s", json=body)
+        for name, body in (("dataset", upload), ("model", {"run": "r"}), ("webhook", {"url": "https://hooks.example/"}))
+    }
+    assert all(answer.status_code == 201 for answer in made.values())
+    return {name: [answer.json()["id"]] for name, answer in made.items()}
 
 
 def about_known(case: Any, service: Service, choose: Callable[[list[str]], str | None]) -> None:

@@ -38,6 +38,9 @@ class FakeCluster:
     def mend(self) -> None:
         self.down = False
 
+    def close(self) -> None:
+        pass
+
     def crash(self) -> None:
         """The head dies, with every process and all that it knew."""
         self.processes.clear()

@@ -87,6 +87,7 @@ def test_what_an_owner_may_wait_for_is_an_event_besides(store: JobStore, home: P
     assert [type for type, _ in events] == ["membership", "evaluation", "watch", "watch", "checkpoint"]
     assert events[1][1] == {"step": 1, "metrics": {"map_at_r": 0.5}}
     assert events[0][1]["after"] == 2
+    assert [event.seq for event in store.events(reader.job)] == list(range(1, 7))
     assert store.get(reader.job).progress == {"workers": 1, "attempt": 0, "step": 1, "steps": 1000, "loss": 1.0}
 
 

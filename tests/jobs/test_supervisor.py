@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from raydml.jobs import supervisor as module
 from raydml.jobs.database import Database
-from raydml.jobs.decisions import Rules
+from raydml.jobs.decisions import Decision, Rules, Snapshot, decide
 from raydml.jobs.launcher import Unreachable
+from raydml.jobs.records import Job
 from raydml.jobs.store import JobStore
 from raydml.jobs.supervisor import LEASE, Supervisor
 from tests.jobs.cluster import FakeAttempt, FakeCluster
@@ -221,19 +224,41 @@ def test_only_the_holder_of_the_lease_acts_and_a_silent_one_is_replaced_and_fenc
     assert world.cluster.launched == [f"{job}-a1"]
 
 
+def after_deciding(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Something comes between the next decisions and what is done about them."""
+
+    def decide_and_then(snapshot: Snapshot, rules: Rules) -> list[Decision]:
+        decisions = decide(snapshot, rules)
+        monkeypatch.setattr(module, "decide", decide)
+        happens()
+        return decisions
+
+    monkeypatch.setattr(module, "decide", decide_and_then)
+
+
 def test_a_supervisor_that_was_replaced_in_the_middle_of_its_turn_changes_nothing_more(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = world.store.create(a_spec()).id
-    other = Supervisor(database, world.home, FakeCluster(), RULES, world.clock)
-    look = world.cluster.look
+    other = Supervisor(database, world.home, FakeCluster(cpus=0), RULES, world.clock)
 
-    def slow_look() -> object:
+    def take_over() -> None:
         world.clock.pass_seconds(LEASE / 1000 + 1)
         assert other.tick()
-        return look()
+        before.append(world.store.get(job))
 
-    monkeypatch.setattr(world.cluster, "look", slow_look)
+    before: list[Job] = []
+    after_deciding(monkeypatch, take_over)
     assert not world.supervisor.tick()
-    assert world.store.get(job).attempt == 1
+    assert world.store.get(job) == before[0] and before[0].state == "queued"
     assert world.cluster.launched == []
+
+
+def test_what_was_decided_before_an_owner_changed_the_job_is_not_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [world.store.create(a_spec()).id for _ in range(2)]
+    after_deciding(monkeypatch, lambda: world.store.ask("cancel", jobs[0]))
+    world.tick()
+    assert [world.store.get(job).state for job in jobs] == ["cancelled", "starting"]
+    assert world.cluster.launched == [f"{jobs[1]}-a1"]
