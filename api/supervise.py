@@ -40,7 +40,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     local = None if settings.cluster else LocalRay(settings.home, settings.cpus)
     launcher: Launcher = LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, _token())
     supervisor = Supervisor(database, settings.home, launcher, rules, driver_cpus=0.0 if local else 1.0)
-    courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop))
+    courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
     log.info("supervising", name=supervisor.name, ray=settings.cluster or "local")
     while not stop.is_set():
@@ -50,7 +50,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
-    courier.join()
+    courier.join(2 * _LOOK)  # what it has not sent by then, another one sends
     launcher.close()
     database.close()
 

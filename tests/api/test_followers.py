@@ -138,3 +138,18 @@ async def test_a_server_that_stops_ends_streams_without_an_end_so_that_clients_c
     with pytest.raises(Problem, match="stopping"):
         followers.check_room()
     followers.close()
+
+
+async def test_a_look_is_taken_after_the_interval_or_at_once_for_a_new_stream() -> None:
+    source = Growing()
+    source.items = {"a": [], "b": []}
+    followers = Followers(source, limit=3, interval=3600, heartbeat=3600)
+    streams = [asyncio.create_task(everything(followers, key)) for key in ("a", "a")]
+    await until(lambda: source.looks == 1)
+    await asyncio.sleep(0.05)
+    assert source.looks == 1
+    source.ended.update("ab")
+    streams.append(asyncio.create_task(everything(followers, "b")))
+    await asyncio.gather(*streams)
+    assert source.looks == 2
+    followers.close()
