@@ -45,13 +45,14 @@ class Datasets(Resource[S]):
         file, name_of_it = Path(path), key(request)
 
         def steps(retries: Retries) -> Steps[Dataset]:
+            what = "" if resume is not None else kind or _kind(file)
             facts = _facts(file)
             if resume is not None:
                 made = yield from _get(resume).ask(retries)
                 if (made.size, made.sha256) != (facts["size"], facts["sha256"]):
                     raise DataError(f"data set {resume} is an upload of another file than {file}", dataset=resume)
             else:
-                body = {"name": name or file.name.split(".")[0], "kind": kind or _kind(file), **facts}
+                body = {"name": name or file.name.split(".")[0], "kind": what, **facts}
                 begun = Call("POST", "/v1/datasets", Dataset.model_validate, body=body, key=name_of_it)
                 made = yield from begun.ask(retries)
             if made.state in UNFINISHED:

@@ -66,7 +66,7 @@ class Local:
             self._ending.callback(supervised(self.settings))
         exchange = Exchange(self.app, request, body)
         try:
-            await exchange.head
+            await asyncio.shield(exchange.head)  # the application goes on, and sets it, though nobody waits
         except asyncio.CancelledError:  # whoever asked gave up
             await exchange.leave()
             raise

@@ -59,7 +59,10 @@ class Queries(Resource[S]):
         }
         headers = bodies.BINARY if with_vectors else {}
         read = _counted(vectors, _hits)
-        return Call("POST", f"{ONE}/search", read, self.names, body=body, headers=headers, repeatable=True)
+        slow = None if images is None and texts is None else LONG  # the first ones wait for the model to be loaded
+        return Call(
+            "POST", f"{ONE}/search", read, self.names, body=body, headers=headers, repeatable=True, seconds=slow
+        )
 
     @operation
     def search_batch(self, searches: Iterable[Mapping[str, Any]]) -> Call[list[list[list[Hit]]]]:
