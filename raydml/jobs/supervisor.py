@@ -76,8 +76,8 @@ class Supervisor:
                 return False
             if not self._busy():
                 return True
-            sight = self._look()
             for _ in range(PASSES):
+                sight = self._look()  # anew: the pass before may have submitted something
                 self._read_runs()
                 with self._database.reading() as session:
                     snapshot, versions = observe(session, self._home, sight, self._driver_cpus, self._clock())

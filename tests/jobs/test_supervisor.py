@@ -97,6 +97,16 @@ def test_attempts_that_come_no_further_use_up_the_budget_and_later_checkpoints_r
     assert reason is not None and reason.code == "budget_exhausted" and "4 attempts" in reason.message
 
 
+def test_what_was_submitted_within_a_turn_is_not_taken_for_lost_later_in_it(world: World) -> None:
+    old, attempt = world.started()
+    attempt.checkpoint(10)
+    attempt.die()
+    new = world.store.create(a_spec()).id
+    world.tick()  # closes the old one's attempt and starts the new job; then submits that and starts the old one again
+    assert [each.outcome for each in world.store.attempts(new)] == [None]
+    assert [each.outcome for each in world.store.attempts(old)] == ["lost", None]
+
+
 def test_an_error_that_would_come_again_is_not_tried_again(world: World) -> None:
     job, attempt = world.started()
     attempt.end("failed", "TrainingDiverged", "the loss is not finite at step 3")
