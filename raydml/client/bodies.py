@@ -12,6 +12,7 @@ from raydml.client.steps import Answer
 from raydml.errors import DataError, ServerFailed
 
 JSON, MSGPACK = "application/json", "application/msgpack"
+TEXTS = ("text/plain", "application/x-ndjson")  # what is asked for where the answer is a text
 BINARY = {"Accept": MSGPACK}  # headers that ask for vectors as bytes
 
 
@@ -34,10 +35,15 @@ def encoded(document: Any) -> tuple[bytes, str]:
 
 
 def decoded(answer: Answer) -> Any:
-    """The answer's document; None where it has no body. Raises ServerFailed where it is no document."""
+    """The answer's document, or the text that was asked for; None where it has no body.
+
+    Raises ServerFailed where it is no document.
+    """
     if not answer.content:
         return None
     kind = answer.headers.get("content-type", "")
+    if answer.request.headers.get("Accept") in TEXTS and kind.startswith(TEXTS):
+        return answer.content.decode()
     try:
         return msgpack.unpackb(answer.content) if MSGPACK in kind else json.loads(answer.content)
     except (ValueError, msgpack.UnpackException) as error:

@@ -16,11 +16,13 @@ from raydml.client.calls import Call
 from raydml.client.collections import Collections
 from raydml.client.datasets import Datasets
 from raydml.client.jobs import Jobs
+from raydml.client.models import Models
 from raydml.client.records import Audit, Schemas
 from raydml.client.resource import Resource, S, operation
 from raydml.client.retries import Retries
 from raydml.client.senders import AsyncSender, Sender
 from raydml.client.snapshots import AliasTable
+from raydml.client.webhooks import Webhooks
 from raydml.errors import SpecError
 
 URL, KEY = "RAYDML_URL", "RAYDML_API_KEY"
@@ -47,6 +49,16 @@ class API(Resource[S]):
         return Datasets(self.sender)
 
     @property
+    def models(self) -> Models[S]:
+        """Models that jobs have trained."""
+        return Models(self.sender)
+
+    @property
+    def webhooks(self) -> Webhooks[S]:
+        """URLs that are told of changes of state."""
+        return Webhooks(self.sender)
+
+    @property
     def aliases(self) -> AliasTable[S]:
         """Names that point to collections."""
         return AliasTable(self.sender)
@@ -70,6 +82,11 @@ class API(Resource[S]):
     def ready(self) -> Call[bool]:
         """Whether requests can be served; ServerBusy where they cannot."""
         return Call("GET", "/readyz", lambda read: read["status"] == "ready")
+
+    @operation
+    def prometheus(self) -> Call[str]:
+        """Latencies, queues and collections of the process that answers, in Prometheus's text format."""
+        return Call("GET", "/metrics", str, headers={"Accept": "text/plain"})
 
 
 class Client(API[Sender]):

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from raydml.client import bodies
-from raydml.client.calls import Call, Pages, given, key, nothing
-from raydml.client.documents import Changed, Description, Id, Payload, Point, Stats, Value
+from raydml.client.calls import LONG, Call, Pages, given, key, nothing
+from raydml.client.documents import Changed, Compacted, Description, Id, Payload, Point, Stats, Value
 from raydml.client.queries import ONE, Filter, Queries
 from raydml.client.resource import Resource, S, iterating, operation
+from raydml.client.shadows import Shadow
 from raydml.client.snapshots import Snapshots
 
 
@@ -32,6 +33,19 @@ class Collections(Resource[S]):
         """Make a collection, of a dimension or of a run's model; Conflict where it is there and differs."""
         body = given(dimension=dimension, metric=metric, run=run, model_digest=model_digest)
         return Call("PUT", ONE, Description.model_validate, {"name": name}, body=body)
+
+    @operation
+    def add(
+        self,
+        name: str,
+        dimension: int | None = None,
+        metric: str | None = None,
+        run: str | None = None,
+        model_digest: str | None = None,
+    ) -> Call[Description]:
+        """Make a collection that is new; Conflict where there is one of this name."""
+        body = {"name": name, **given(dimension=dimension, metric=metric, run=run, model_digest=model_digest)}
+        return Call("POST", "/v1/collections", Description.model_validate, body=body)
 
     @iterating
     def list(self, page_size: int = 100) -> Pages[str]:
@@ -65,6 +79,15 @@ class Collection(Queries[S]):
     def snapshots(self) -> Snapshots[S]:
         """Copies of the collection."""
         return Snapshots(self.sender, self.name)
+
+    def shadow(self, name: str) -> Shadow[S]:
+        """The collection of this name as a shadow of this one; nothing is asked yet."""
+        return Shadow(self.sender, self.name, name)
+
+    @operation
+    def compact(self) -> Call[Compacted]:
+        """Merge segments and drop dead rows; others read and write meanwhile."""
+        return Call("POST", f"{ONE}/compact", Compacted.model_validate, self.names, repeatable=True, seconds=LONG)
 
     @operation
     def describe(self) -> Call[Description]:

@@ -54,6 +54,22 @@ class Hit(Document):
     vector: Vector = None
 
 
+class Explanation(Document):
+    """Why a query found what it found: the nearest of each identity, by how much the first is ahead, which are hubs."""
+
+    margin: float | None
+    hubness: list[float]
+    hits: list[Hit]
+
+
+class Compacted(Document):
+    """Segments that were merged, their rows with the dead ones, and the rows that were kept."""
+
+    segments: int
+    rows: int
+    kept: int
+
+
 class Class(Document):
     """A query's class, None where too few neighbours agree, and the share of those that do."""
 

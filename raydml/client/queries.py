@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from raydml.client import bodies
 from raydml.client.calls import LONG, Call, given
-from raydml.client.documents import Class, Document, Hit, Id, Identity, Threshold, Verdict
+from raydml.client.documents import Class, Document, Explanation, Hit, Id, Identity, Threshold, Verdict
 from raydml.client.resource import Resource, S, operation
 from raydml.errors import DataError
 
@@ -152,6 +152,42 @@ class Queries(Resource[S]):
         body = {**question(vectors, images, texts, ids, k=k, filter=filter), "threshold": _threshold(threshold)}
         read = _counted(vectors, _results_of(Identity))
         return Call("POST", f"{ONE}/identify", read, self.names, body=body, repeatable=True)
+
+    @operation
+    def explain(
+        self,
+        field: str,
+        vectors: Any = None,
+        images: Iterable[Any] | None = None,
+        texts: Iterable[str] | None = None,
+        ids: Iterable[Id] | None = None,
+        k: int = 10,
+        filter: Filter | None = None,
+        *,
+        seed: int = 0,
+        min_lsn: int | None = None,
+    ) -> Call[list[Explanation]]:
+        """Why each query finds what it finds; `field` of payloads holds the identity."""
+        about = question(vectors, images, texts, ids, k=k, filter=filter, min_lsn=min_lsn)
+        read = _counted(vectors, _results_of(Explanation))
+        body = {**about, "field": field, "seed": seed}
+        return Call("POST", f"{ONE}/explain", read, self.names, body=body, repeatable=True, seconds=LONG)
+
+    @operation
+    def hard_negatives(self, field: str, k: int = 5, *, min_lsn: int | None = None) -> Call[str]:
+        """JSON lines of each point's nearest points of other identities: a file for `batch.sampling.negatives`."""
+        body = {"field": field, "k": k, **given(min_lsn=min_lsn)}
+        headers = {"Accept": "application/x-ndjson"}
+        return Call(
+            "POST",
+            f"{ONE}/hard-negatives",
+            lambda read: read or "",
+            self.names,
+            body=body,
+            headers=headers,
+            repeatable=True,
+            seconds=LONG,
+        )
 
     @operation
     def duplicates(self, threshold: float, *, min_lsn: int | None = None) -> Call[list[list[Id]]]:
