@@ -202,7 +202,7 @@ async def test_ids_of_another_project_are_not_there_for_any_operation(connect: C
             "dataset": (await client.post("/v1/datasets", json=UPLOAD, headers=mine)).json()["id"],
             "model": (await client.post("/v1/models", json={"run": "r"}, headers=mine)).json()["id"],
             "webhook": (await client.post("/v1/webhooks", json=HOOK, headers=mine)).json()["id"],
-            "name": "c", "snapshot": "s", "field": "a", "number": "0", "path": "README.md",
+            "name": "c", "snapshot": "s", "field": "a", "number": "0", "path": "README.md", "shadow_name": "younger",
         }  # fmt: skip
         tried = 0
         for method, path in operations():
@@ -215,6 +215,8 @@ async def test_ids_of_another_project_are_not_there_for_any_operation(connect: C
                 more = {"json": {"priority": 1}}
             elif method == "PUT" and "parts" in path:
                 more = {"content": bytes(10), "params": {"sha256": hashlib.sha256(bytes(10)).hexdigest()}}
+            elif method == "PUT" and path.endswith("{shadow_name}"):
+                more = {"json": {"run": "r", "field": "picture", "kind": "image"}}
             elif (last := path.rpartition("/")[2]) in BODIES and method == "POST":
                 more = {"json": BODIES[last]}
             headers = {**theirs, **(OCTETS if "content" in more else {})}
