@@ -28,7 +28,7 @@ def configure_logging(level: str) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *written],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(Stderr()),  # type: ignore[arg-type]
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=True,
     )
@@ -43,6 +43,18 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(number)
     logging.getLogger("uvicorn.access").disabled = True  # the envelope's line says more
+
+
+class Stderr:
+    """Whatever sys.stderr is when a line is written: loggers outlive one that a caller has replaced."""
+
+    def write(self, text: str) -> int:
+        """As the stream does."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """As the stream does."""
+        sys.stderr.flush()
 
 
 def harmless(_: object, __: str, event: EventDict) -> EventDict:

@@ -6,7 +6,6 @@ httpx2's ASGITransport reads whole answers before it hands out the first byte; h
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -31,11 +30,12 @@ class Local:
         import structlog
 
         from api import Settings, create_app
+        from api.logs import Stderr
 
         if not structlog.is_configured():
             structlog.configure(
                 wrapper_class=structlog.make_filtering_bound_logger(ERRORS),
-                logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+                logger_factory=structlog.WriteLoggerFactory(Stderr()),  # type: ignore[arg-type]
             )
         self.settings = Settings(home=home, log_level="warning")
         self.app = create_app(self.settings)

@@ -14,9 +14,18 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from fastapi import FastAPI
 
 from api import Settings, create_app
+
+
+@pytest.fixture(autouse=True)
+def _logging_begins_anew() -> Iterator[None]:
+    """A test that configures logging, or looks at it, leaves that to no other."""
+    yield
+    structlog.reset_defaults()
+
 
 Connect = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 

@@ -89,7 +89,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         if (told := {"/begin": inner.open, "/end": inner.close}.get(scope["path"])) is None:
             await app(scope, receive, send)
         else:
-            await told()
+            if (pending := told()) is not None:
+                await pending
             await Response(None, 204)(scope, receive, send)
 
     configured = structlog.get_config()

@@ -16,6 +16,7 @@ from api.searches import Hits, Search, Searches
 from api.service import Service
 from api.tasks import Tasks
 from raydml.errors import CollectionError
+from raydml.jobs.callers import LOCAL
 from raydml.search import Collection
 from tests.api.conftest import Connect
 
@@ -188,7 +189,7 @@ async def test_over_http_a_full_queue_is_429_with_retry_after_and_then_answers_a
     url, body = "/v1/collections/c/search", {"vectors": VECTORS[:4].tolist(), "k": 1}
     async with connect(apps.append, max_waiting_queries=8) as client:
         service: Service = apps[0].state.service
-        gate = Gate(await service.collection("c"))
+        gate = Gate(await service.collection(service.store_of(LOCAL), "c"))
         first = asyncio.create_task(client.post(url, json=body))
         await entered(gate)
         waiting = [asyncio.create_task(client.post(url, json=body)) for _ in range(6)]

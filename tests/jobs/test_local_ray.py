@@ -48,7 +48,7 @@ def test_a_ray_is_adopted_asks_for_its_token_runs_attempts_once_and_comes_back(n
         assert (near / "ray" / "token").stat().st_mode & 0o777 == 0o600
         assert (jobs.look().processes, jobs.look().cpus) == ({}, 1.0)
         place = Workplace(near, "job_x", 1)
-        place.write_order({}, 1)  # no spec: the attempt says so and ends
+        place.write_order({}, 1, near / "collections")  # no spec: the attempt says so and ends
         for _ in range(2):
             submit(jobs, Launch("job_x-a1", "job_x", 1))
         while jobs.look().processes != {"job_x-a1": "gone"}:

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": {"files", "spec"},
     "runs": UPPER | {"specfile"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins"},
-    "jobs": UPPER | {"specfile", "plugins", "runs", "run"},
+    "jobs": UPPER | {"specfile", "starter", "plugins", "runs", "run"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
@@ -92,6 +92,8 @@ def at_import_time(tree: ast.Module) -> ast.Module:
 
     class Outline(ast.NodeTransformer):
         def visit_FunctionDef(self, node: ast.FunctionDef) -> None: ...
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None: ...
 
         def visit_If(self, node: ast.If) -> ast.AST | None:
             return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
