@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from api import bodies, images
-from api.aliases import SWITCHING, answer_of, checked
+from api.aliases import answer_of, checked
 from api.answers import AliasesAnswer, Compared, Filled
 from api.documents import FillRequest, ReplaceRequest, ReportRequest
 from api.limits import check_k, check_points, check_queries
@@ -62,7 +62,7 @@ async def report_shadow(
     return bodies.answer(request, asdict(compared))
 
 
-@router.post("/switch", response_model=AliasesAnswer, responses=SWITCHING, openapi_extra=takes(ReplaceRequest))
+@router.post("/switch", response_model=AliasesAnswer, responses=ASKING, openapi_extra=takes(ReplaceRequest))
 async def switch_to_shadow(
     shadow_name: Shadow, collection: CollectionDep, service: ServiceDep, store: StoreDep, request: Request
 ) -> Response:
