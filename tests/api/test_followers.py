@@ -86,7 +86,7 @@ async def test_streams_of_many_jobs_are_looked_at_together() -> None:
     source.items = {name: [1] for name in names}
     followers = Followers(source, limit=100, interval=0.05, heartbeat=60)
     tasks = [asyncio.create_task(everything(followers, name)) for name in names]
-    await until(lambda: len(source.reads) == 100)
+    await until(lambda: len({name for name, _ in source.reads}) == 100)
     before = source.looks
     source.ended.update(names)
     await asyncio.gather(*tasks)

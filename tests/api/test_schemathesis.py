@@ -32,6 +32,7 @@ from tests.api.test_models import finished
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 URL = "http://127.0.0.1"
+PATIENCE = 600  # seconds: other things may run on the machine
 SCHEMA = schemathesis.openapi.from_path(str(COMMITTED))
 FOUND = [found.ok() for found in SCHEMA.get_all_operations()]
 OPERATIONS = sorted(found.label for found in FOUND)
@@ -151,7 +152,7 @@ def ask(service: Service, label: str, mode: GenerationMode, effort: settings) ->
         case = data.draw(operation.as_strategy(generation_mode=mode))
         if data.draw(st.integers(0, 3)):
             about_known(case, service, lambda known: data.draw(st.sampled_from([None, *known, *known])))
-        response = case.call(base_url=URL, session=service.client)
+        response = case.call(base_url=URL, session=service.client, timeout=PATIENCE)
         case.validate_response(response, checks=CHECKS)
 
     answers()
@@ -190,7 +191,7 @@ def test_chains_of_requests_about_the_same_jobs_are_answered_as_the_document_say
         for label in data.draw(st.lists(st.sampled_from(labels), min_size=12, max_size=12)):
             case = data.draw(SCHEMA.find_operation_by_label(label).as_strategy())
             about_known(case, service, lambda known: data.draw(st.sampled_from(known)))
-            response = case.call(base_url=URL, session=service.client)
+            response = case.call(base_url=URL, session=service.client, timeout=PATIENCE)
             case.validate_response(response, checks=CHECKS)
             if response.status_code < 300:
                 done.add(label)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from api.service import Service
 from raydml.data import Preprocessing
+from raydml.jobs.ids import DEFAULT_PROJECT
 from raydml.models import build_model
 from raydml.models.exported import save_model
 from raydml.search import Collection, insight, shadow
@@ -174,8 +175,9 @@ async def test_metrics_count_answers_queues_and_collections(connect: Connect, pe
     assert samples[f'raydml_request_seconds_bucket{{{route},le="+Inf"'] == "3"
     assert samples["raydml_queries_total{"] == "3"
     assert samples['raydml_waiting{queue="queries"'] == "0"
-    assert samples['raydml_collection_points{collection="people"'] == "60"
-    assert samples['raydml_collection_search_high{collection="people"'] == "1.0"
+    people_of = f'project="{DEFAULT_PROJECT}",collection="people"'
+    assert samples[f"raydml_collection_points{{{people_of}"] == "60"
+    assert samples[f"raydml_collection_search_high{{{people_of}"] == "1.0"
 
 
 async def test_a_body_that_does_not_arrive_in_time_is_refused_and_its_connection_closed(
