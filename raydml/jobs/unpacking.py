@@ -30,9 +30,8 @@ _BROKEN = (
     EOFError,
     OSError,
     ValueError,
-    NotImplementedError,
-    RuntimeError,
-)  # RuntimeError: encrypted, NotImplementedError: a compression that Python has not
+    RuntimeError,  # encrypted, or of a compression that Python lacks
+)
 
 
 @dataclass(frozen=True)
