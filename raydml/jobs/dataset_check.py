@@ -16,7 +16,8 @@ import threading
 import time
 import warnings
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -120,9 +121,22 @@ def _heart(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _pictures_of_at_most(pixels: int) -> Iterator[None]:
+    """Inside, a picture of more `pixels` is an error of Pillow's; outside, Pillow is as it was."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def _report(path: Path, question: Question) -> dict[str, Any]:
     """Everything is read once. Raises DataError where a spec could not use the data."""
-    from PIL import Image
     from pydantic import TypeAdapter, ValidationError
 
     from raydml.data import DataReport
@@ -130,15 +144,14 @@ def _report(path: Path, question: Question) -> dict[str, Any]:
     from raydml.spec import DataSpec
     from raydml.starter import data_of
 
-    Image.MAX_IMAGE_PIXELS = question.pixels
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     _refuse_bombs(path, question)
     try:
         asked = question.spec
         spec: Any = data_of(path) if asked is None else TypeAdapter(DataSpec).validate_python(asked)
     except ValidationError as error:
         raise DataError(f"data: {error.error_count()} mistakes, such as {error.errors()[0]['msg']}") from error
-    looked = survey(spec, Path(question.home))
+    with _pictures_of_at_most(question.pixels):
+        looked = survey(spec, Path(question.home))
     report: DataReport = looked.dataset.report
     bombs = [name for name, reason in report.skipped if "DecompressionBomb" in reason]
     if bombs:
