@@ -45,12 +45,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": UPPER | {"specfile", "runs"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "runs", "run"},
+    "study": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "comparison", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
+    | {
+        "datasets",
+        "run",
+        "runs",
+        "comparison",
+        "study",
+        "progress",
+        "report",
+        "specfile",
+        "plan",
+        "demo",
+        "doctor",
+        "starter",
+    }
     | {"jobs", "client"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client"},
 }
