@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from raydml.parallel.memory import machine_bytes
 from raydml.spec import JobSpec, MeshSpec
 
 VERSION = 1
+CHANCE = 1.05  # what two measurements of one thing differ by on a quiet machine
 _PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -71,8 +74,13 @@ class Measured:
 
     @property
     def chosen(self) -> Trial | None:
-        """What `strategy: auto` takes: it changes neither the number of workers nor any other option."""
-        return _fastest(trial for trial in self.trials if trial.workers == self.workers and not trial.changes)
+        """What `strategy: auto` takes: it changes neither the number of workers nor any other option.
+
+        ddp where nothing is faster by more than chance: it alone is bitwise, and survivors of a death go on.
+        """
+        own = [trial for trial in self.trials if trial.workers == self.workers and not trial.changes]
+        best, ddp = _fastest(own), _fastest(trial for trial in own if trial.strategy == "ddp")
+        return ddp if _seconds(ddp) <= CHANCE * _seconds(best) < math.inf else best
 
     @property
     def why(self) -> str:
@@ -83,7 +91,10 @@ class Measured:
         if best is None or best is self.chosen or best.seconds is None:
             return words
         changes = [] if best.workers == self.workers else [f"parallel.workers.max={best.workers}"]
-        changes += [f"parallel.strategy={best.strategy}"] if best.strategy != self.chosen.strategy else []
+        if (best.strategy, best.mesh) != (self.chosen.strategy, self.chosen.mesh):
+            axes = {axis: getattr(best.mesh, axis) for axis in ("tensor", "pipeline")}
+            changes += [f"parallel.strategy={best.strategy}"]
+            changes += [f"parallel.mesh.{axis}={size}" for axis, size in axes.items() if size > 1]
         sets = " ".join(f"--set {change}" for change in (*changes, *best.options))
         return f"{words}; {best.seconds:.4g} s with {sets}"
 
@@ -99,9 +110,12 @@ class Measured:
         return cls(**{**document, "trials": trials})
 
 
-def _fastest(trials: Any) -> Trial | None:
-    done = [trial for trial in trials if trial.seconds is not None]
-    return min(done, key=lambda trial: trial.seconds, default=None)
+def _seconds(trial: Trial | None) -> float:
+    return math.inf if trial is None or trial.seconds is None else trial.seconds
+
+
+def _fastest(trials: Iterable[Trial]) -> Trial | None:
+    return min((trial for trial in trials if trial.seconds is not None), key=_seconds, default=None)
 
 
 @cache

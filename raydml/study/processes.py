@@ -21,6 +21,7 @@ from torch._C._distributed_c10d import FileStore
 from raydml.data import Dataset
 from raydml.errors import RaydmlError
 from raydml.models import build_model
+from raydml.parallel import PeerLost
 from raydml.spec import JobSpec
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.process_group import bytes_sent, fixed_group
@@ -29,6 +30,7 @@ from raydml.training.worker import set_numerics
 WARM = 2  # steps that are not counted: they make optimiser states and warm caches
 _CONTEXT = multiprocessing.get_context("forkserver")
 _LEAVING = 5.0  # seconds that a process has to end by itself
+DIED = "a worker died: was the memory enough?"
 
 
 @dataclass(frozen=True)
@@ -78,28 +80,34 @@ def run_trial(work: Work, folder: Path, limit: float) -> list[Cost] | str:
 
 
 def _costs(pipes: list[Connection], deadline: float, limit: float) -> list[Cost] | str:
-    """What all say, or what the first says that fails."""
+    """What all say, or the reason of one that fails: it is in its pipe before the others miss it."""
     costs: dict[int, Cost] = {}
     while len(costs) < len(pipes):
         waiting = {pipe: rank for rank, pipe in enumerate(pipes) if rank not in costs}
-        ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not wait(list(waiting), max(0.0, deadline - time.monotonic())):
             return f"not done within {limit:g} s"
-        for pipe in set(waiting).intersection(ready):
-            try:
-                said: Cost | str = pipe.recv()
-            except EOFError:
-                return "a worker died: was the memory enough?"
-            if isinstance(said, str):
-                return said
-            costs[waiting[pipe]] = said
+        said = {pipe: _said(pipe) for pipe in waiting if pipe.poll()}
+        reasons = [found for found in said.values() if isinstance(found, str)]
+        if reasons:
+            return min(reasons, key=lambda reason: reason == DIED)
+        costs |= {waiting[pipe]: found for pipe, found in said.items() if isinstance(found, Cost)}
     return [costs[rank] for rank in range(len(pipes))]
+
+
+def _said(pipe: Connection) -> Cost | str:
+    try:
+        found: Cost | str = pipe.recv()
+    except EOFError:
+        return DIED
+    return found
 
 
 def _process(rank: int, size: int, store: str, work: Work, pipe: Connection) -> None:
     warnings.simplefilter("ignore")  # a library's, which training tells too
     try:
         pipe.send(_try(rank, size, store, work))
+    except PeerLost:
+        return  # the other one says why
     except RaydmlError as error:
         pipe.send(error.message)
     except Exception as error:  # else the parent would learn only that the process ended

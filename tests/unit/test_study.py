@@ -180,6 +180,17 @@ def test_what_auto_may_not_take_is_told(images: Path) -> None:
     assert found.why == f"measured here, 0.2 s a step; 0.1 s with {sets}"
 
 
+def test_auto_leaves_ddp_only_for_what_is_faster_by_more_than_chance() -> None:
+    for seconds, wanted in ((1.04, "ddp"), (1.06, "fsdp"), (0.5, "ddp")):
+        found = Measured("k", {}, 2, 32, (replace(FSDP, seconds=1.0), replace(DDP, seconds=seconds)))
+        assert found.chosen is not None and found.chosen.strategy == wanted
+    without = Measured("k", {}, 2, 32, (replace(FSDP, seconds=1.0), replace(DDP, failed="no")))
+    assert without.chosen is without.trials[0]
+    tensor = Trial("tensor", MeshSpec(tensor=2), 2, changes={"loss.class_parallel": True}, seconds=0.1)
+    told = Measured("k", {}, 2, 32, (tensor, replace(DDP, seconds=1.0))).why
+    assert told.endswith("--set parallel.strategy=tensor --set parallel.mesh.tensor=2 --set loss.class_parallel=true")
+
+
 def test_nothing_measured_at_the_most_workers_leaves_the_cost_model_its_say(images: Path, home: Path) -> None:
     spec = spec_with(images)
     key = key_of(spec, open_dataset(spec.data, home))
