@@ -151,6 +151,8 @@ def _strategies(plan: Plan) -> Iterator[RenderableType]:
     yield table
     if plan.measured is not None:
         yield _measured(plan.measured)
+        if plan.measured.note is not None:
+            yield Text(plan.measured.note, "bold red")
     chosen, why = plan.proposal
     yield Text(f"proposed: {chosen.name}, for {why}")
 

@@ -21,6 +21,7 @@ from raydml.parallel.memory import machine_bytes
 from raydml.spec import JobSpec, MeshSpec
 
 VERSION = 1
+BUSY = 0.2  # share of time
 CHANCE = 1.05  # what two measurements of one thing differ by on a quiet machine
 _PROCESSORS = Path("/proc/cpuinfo")
 
@@ -30,7 +31,8 @@ class Trial:
     """One way to train a job, and what a step of it took: of the slowest or fullest worker, its fastest step.
 
     `changes` are options beside strategy, mesh and workers, as `--set` takes them; `rounds`: they are less exact than
-    the job. Seconds are wall time; `cpu` is of all workers together. `failed` says why there are no figures.
+    the job. Seconds are wall time; `cpu` is of all workers together; `waited` is the share of time that a worker could
+    have run and had no core. `failed` says why there are no figures.
     """
 
     strategy: str
@@ -41,6 +43,7 @@ class Trial:
     rounds: bool = False
     seconds: float | None = None
     cpu: float | None = None
+    waited: float | None = None
     memory: int | None = None
     sent: int | None = None
     failed: str | None = None
@@ -81,6 +84,15 @@ class Measured:
         own = [trial for trial in self.trials if trial.workers == self.workers and not trial.changes]
         best, ddp = _fastest(own), _fastest(trial for trial in own if trial.strategy == "ddp")
         return ddp if _seconds(ddp) <= CHANCE * _seconds(best) < math.inf else best
+
+    @property
+    def note(self) -> str | None:
+        """Why not to trust the figures: None where workers that have a core each waited little for it."""
+        fitting = [trial for trial in self.trials if trial.workers <= self.hardware.get("cpus", 0)]
+        most = max((trial.waited or 0.0 for trial in fitting), default=0.0)
+        if most <= BUSY:
+            return None
+        return f"the machine was busy: workers waited for a core {most:.0%} of the time; measure again when it is quiet"
 
     @property
     def why(self) -> str:

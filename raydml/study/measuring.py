@@ -80,6 +80,7 @@ def _costing(trial: Trial, costs: list[Cost]) -> Trial:
         trial,
         seconds=max(cost.seconds for cost in costs),
         cpu=sum(cost.cpu for cost in costs),
+        waited=max(cost.waited for cost in costs),
         memory=max(cost.memory for cost in costs),
         sent=max(sent, default=None),
     )

@@ -47,11 +47,12 @@ class Work:
 class Cost:
     """What one worker spent: wall seconds of its fastest step, means of CPU seconds and bytes; and its peak memory.
 
-    The fastest, as whatever else runs on the machine only adds.
+    The fastest, as what else runs on the machine only adds; `waited` is the share of time that it waited for a core.
     """
 
     seconds: float
     cpu: float
+    waited: float
     memory: int
     sent: int | None
 
@@ -130,14 +131,15 @@ def _try(rank: int, size: int, store: str, work: Work) -> Cost:
 
     trainer.run(WARM, after)
     group.vote()
-    spent, sent = time.process_time(), bytes_sent()
+    spent, sent, queued = time.process_time(), bytes_sent(), _queued()
     trainer.run(WARM + work.steps, after)
-    spent, sent = time.process_time() - spent, bytes_sent() - sent
+    spent, sent, queued = time.process_time() - spent, bytes_sent() - sent, _queued() - queued
     cuda = device.type == "cuda"
     memory = torch.cuda.max_memory_allocated(device) if cuda else max(0, _peak() - before)
     group.vote()
     processes.leave()
-    return Cost(min(seconds[WARM:]), spent / work.steps, memory, None if cuda else sent // work.steps)
+    waited = min(1.0, queued / sum(seconds[WARM:]))
+    return Cost(min(seconds[WARM:]), spent / work.steps, waited, memory, None if cuda else sent // work.steps)
 
 
 def _device(spec: JobSpec, rank: int, size: int) -> torch.device:
@@ -146,6 +148,12 @@ def _device(spec: JobSpec, rank: int, size: int) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(rank)
     return torch.device("cuda", rank)
+
+
+def _queued() -> float:
+    """Seconds that the training thread could have run so far, and had no core; 0 where the kernel does not count."""
+    path = Path("/proc/self/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.is_file() else 0.0
 
 
 def _resident() -> int:

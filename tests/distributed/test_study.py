@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -21,7 +20,7 @@ from raydml.errors import ResourceError
 from raydml.parallel.measured import Measured, Trial
 from raydml.spec import JobSpec, StudySpec
 from raydml.study import measure
-from raydml.study.processes import WARM, Cost, Work, run_trial
+from raydml.study.processes import WARM, Work, run_trial
 from raydml.study.trials import spec_of
 from tests.distributed.harness import small_spec, write_images
 
@@ -65,7 +64,7 @@ class Failing(nn.Module):
         return out
 
 
-def attempt(folder: Path, how: str, limit: float = 100.0) -> Any:
+def attempt(folder: Path, how: str, limit: float = 500.0) -> Any:
     model = {"backbone": {"kind": "custom"}, "dimension": 8}
     spec = small_spec(write_images(folder), parallel={"workers": 2}, model=model)
     (work := folder / "work").mkdir()
@@ -91,8 +90,8 @@ def test_a_study_in_which_everything_fails_keeps_nothing(tmp_path: Path) -> None
 
 
 def wide(folder: Path) -> JobSpec:
-    """A small net under 30,000 classes: the class vectors are nearly all of the work."""
-    classes = 30_000
+    """A small net under 15,000 classes: the class vectors are nearly all of the work."""
+    classes = 15_000
     labels = np.concatenate([np.repeat(np.arange(classes), 2), np.repeat(classes + np.arange(4), 4)])
     splits = np.array(["train"] * (2 * classes) + ["test"] * 16)
     inputs = np.random.default_rng(0).normal(size=(len(labels), 16)).astype(np.float32)
@@ -116,17 +115,14 @@ def small(folder: Path) -> JobSpec:
 
 
 def exhaustive(spec: JobSpec, found: Measured, folder: Path) -> dict[str, float]:
-    """CPU seconds of a step, of the busiest worker: all trials anew, twice in turn, longer, the lower figure."""
-    dataset, lowest = open_dataset(spec.data, folder), dict[str, float]()
-    for turn in range(2):
-        for trial in found.trials:
-            (here := folder / f"{len(list(folder.iterdir()))}-{turn}").mkdir()
-            job = spec_of(spec, trial, WARM + 10)
-            costs = run_trial(Work(job, dataset, None, 10), here, 300)
-            assert isinstance(costs, list), costs
-            busiest = max(cost.cpu for cost in costs)
-            lowest[label(trial)] = min(busiest, lowest.get(label(trial), np.inf))
-    return lowest
+    """CPU seconds of a step of the busiest worker, of every trial, each anew."""
+    dataset, busiest = open_dataset(spec.data, folder), dict[str, float]()
+    for number, trial in enumerate(found.trials):
+        (here := folder / f"again-{number}").mkdir()
+        costs = run_trial(Work(spec_of(spec, trial, WARM + 6), dataset, None, 6), here, 600)
+        assert isinstance(costs, list), costs
+        busiest[label(trial)] = max(cost.cpu for cost in costs)
+    return busiest
 
 
 def label(trial: Trial) -> str:
@@ -134,16 +130,24 @@ def label(trial: Trial) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("model", [wide, small])
 def test_the_fastest_is_picked_and_exhaustive_measurement_agrees(tmp_path: Path, model: Any) -> None:
-    torch.set_num_threads(1)
+    """CPU seconds, which a busy machine does not stretch, must agree; seconds are judged on a quiet one alone."""
     spec = model(tmp_path)
-    found = measure(spec, open_dataset(spec.data, tmp_path), tmp_path, StudySpec(steps=8))
+    found = measure(spec, open_dataset(spec.data, tmp_path), tmp_path, StudySpec(steps=6, seconds=600))
     assert all(trial.failed is None for trial in found.trials)
+    seconds = exhaustive(spec, found, tmp_path)
+    print({label(trial): (trial.seconds, trial.waited, seconds[label(trial)]) for trial in found.trials})
+    if model is wide:
+        owners = [cpu for name, cpu in seconds.items() if "class_parallel" in name]
+        assert min(owners) < 0.8 * min(cpu for name, cpu in seconds.items() if "class_parallel" not in name)
+    else:
+        assert min(seconds["ddp on 2"], seconds["ddp on 1"]) < 1.2 * min(seconds.values())
+    if found.note is not None:
+        pytest.skip(found.note)
     pick, chosen = found.fastest, found.chosen
     assert pick is not None and chosen is not None
-    seconds = exhaustive(spec, found, tmp_path)
-    print({label(trial): (trial.seconds, seconds[label(trial)]) for trial in found.trials})
     assert seconds[label(pick)] <= 1.4 * min(seconds.values())
     assert pick.strategy == "ddp" and chosen.strategy == "ddp"
     assert ("loss.class_parallel" in pick.changes) == (model is wide)
@@ -152,5 +156,7 @@ def test_the_fastest_is_picked_and_exhaustive_measurement_agrees(tmp_path: Path,
 def test_a_cost_is_of_the_steps_that_are_counted(tmp_path: Path) -> None:
     spec = small_spec(write_images(tmp_path), parallel={"workers": 1})
     (work := tmp_path / "work").mkdir()
-    (cost,) = run_trial(Work(spec, open_dataset(spec.data, tmp_path), None, 3), work, 100)
-    assert isinstance(cost, Cost) and cost.sent == 0 and cost.memory > 0
+    costs = run_trial(Work(spec, open_dataset(spec.data, tmp_path), None, 3), work, 500)
+    assert isinstance(costs, list), costs
+    (cost,) = costs
+    assert cost.sent == 0 and cost.memory > 0 and cost.seconds > 0 and 0 <= cost.waited <= 1

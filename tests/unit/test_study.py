@@ -191,6 +191,12 @@ def test_auto_leaves_ddp_only_for_what_is_faster_by_more_than_chance() -> None:
     assert told.endswith("--set parallel.strategy=tensor --set parallel.mesh.tensor=2 --set loss.class_parallel=true")
 
 
+def test_a_busy_machine_is_told_unless_workers_share_cores_anyway() -> None:
+    trials = (replace(DDP, seconds=1.0, waited=0.1), replace(DDP, workers=4, seconds=1.0, waited=0.9))
+    assert Measured("k", {"cpus": 2}, 4, 32, trials).note is None
+    assert "90% of the time" in str(Measured("k", {"cpus": 4}, 4, 32, trials).note)
+
+
 def test_nothing_measured_at_the_most_workers_leaves_the_cost_model_its_say(images: Path, home: Path) -> None:
     spec = spec_with(images)
     key = key_of(spec, open_dataset(spec.data, home))
