@@ -336,6 +336,6 @@ def evaluate(
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")
     embeddings = embed_split(embedder.model, items, test, ALONE, spec.model.dimension)
-    metrics, bounds = measure_test(embeddings, items, spec, ALONE)
+    metrics, bounds, _ = measure_test(embeddings, items, spec, ALONE)
     intervals = {name: list(bound) for name, bound in bounds.items()}
     return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": run.baseline, "sha256": run.sha256}

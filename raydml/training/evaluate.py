@@ -54,16 +54,16 @@ def measure_split(
 
 def measure_test(
     embeddings: np.ndarray, dataset: Dataset, spec: JobSpec, group: Group
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Metrics of the test split, and their intervals: all that `spec.evaluate` asks for, on the first worker.
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, np.ndarray]]:
+    """Metrics of the test split, their intervals, and each query's metrics: all that `spec.evaluate` asks for.
 
-    Other workers measure their share of the queries and neither resample nor cluster.
+    Workers but the first measure their share of the queries and neither resample nor cluster.
     """
     items, asked = dataset.indices("test"), spec.evaluate
     values = values_of_split(embeddings, dataset, items, asked.metric, group)
     metrics, bounds = summarise(values), {}
     if group.rank:
-        return metrics, {}
+        return metrics, {}, values
     labels = dataset.items.labels[items]
     if asked.bootstrap:
         classes = labels[dataset.items.is_query[items]] if asked.bootstrap_over == "classes" else None
@@ -74,7 +74,7 @@ def measure_test(
         from raydml.evaluation.clustering import clustering  # loads scikit-learn: a second that few runs need
 
         metrics |= clustering(embeddings, labels, seed=spec.seed, unit=asked.metric == "cosine")
-    return metrics, bounds
+    return metrics, bounds, values
 
 
 def values_of_split(

@@ -23,6 +23,7 @@ from raydml.training.evaluate import embed_split, has_positives, measure_split, 
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.record import RunRecord
 from raydml.training.saving import Saver
+from raydml.training.views import write_views
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,10 @@ class Worker:
 
     def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
         embeddings = self._embed(self.dataset.indices("test"))
-        return measure_test(embeddings, self.dataset, self.spec, self.group)
+        metrics, bounds, values = measure_test(embeddings, self.dataset, self.spec, self.group)
+        if self.writes:
+            write_views(self.job.folder / "views", embeddings, values, self.dataset, self.spec)
+        return metrics, bounds
 
     def _finish(self) -> None:
         """Take the model to export, measure it on the test split, write the model folder and the result.
