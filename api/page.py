@@ -67,7 +67,9 @@ class File:
 def files() -> dict[str, File]:
     """Every file of the page by its path below /dashboard/; the empty path is the page itself."""
     found = {
-        path.relative_to(FOLDER).as_posix(): _file(path) for path in sorted(FOLDER.rglob("*")) if path.suffix in TYPES and path.is_file()
+        path.relative_to(FOLDER).as_posix(): _file(path)
+        for path in sorted(FOLDER.rglob("*"))
+        if path.suffix in TYPES and path.is_file()
     }
     return {**found, "": found["index.html"]}
 

@@ -31,7 +31,11 @@ def nearest(queries: Array, gallery: Array, own: Array, metric: Metric, k: int) 
     for start, block in _blocks(queries, gallery, metric):
         here = slice(start, start + len(block))
         _hide(block, own[here])
-        near = np.argpartition(-block, k - 1, axis=1)[:, :k] if k < len(gallery) else np.arange(k)[None].repeat(len(block), 0)
+        near = (
+            np.argpartition(-block, k - 1, axis=1)[:, :k]
+            if k < len(gallery)
+            else np.arange(k)[None].repeat(len(block), 0)
+        )
         found = np.take_along_axis(block, near, axis=1)
         order = np.lexsort((near, -found), axis=1)
         near, found = np.take_along_axis(near, order, axis=1), np.take_along_axis(found, order, axis=1)

@@ -24,7 +24,7 @@ NEIGHBOURS = 12
 POINTS = 2000  # of the map
 SIDE = 64  # pixels of a picture, at most
 COLUMNS = 32  # pictures in a row of a sheet; as many rows
-PICTURES = 4 * COLUMNS**2
+PIXELS = 1 << 24  # of all pictures: 16384 of 32 x 32, 4096 of 64 x 64
 RATES = (0.1, 0.01, 0.001, 0.0001)
 _ORDERED_BY = "map_at_r"
 
@@ -54,11 +54,13 @@ def write_views(folder: Path, embeddings: Array, values: dict[str, Array], datas
     flat, shares = projection(embeddings[points])
 
     shown = [row for query, near in zip(asked, rows, strict=True) for row in (query, *near) if row >= 0]
-    order = np.array(merged(merged(shown, points.tolist()), range(min(len(items), PICTURES))), np.int64)
+    side = min(SIDE, dataset.preprocessing.image_size) if dataset.preprocessing.kind == "image" else 0
+    most = PIXELS // side**2 if side else 0
+    order = np.array(merged(merged(shown, points.tolist()), range(min(len(items), most))), np.int64)
     number = np.full(len(items), -1)
     number[order] = np.arange(len(order))
     with whole_folder(folder) as draft:
-        sheets = _write_pictures(draft, items[order[:PICTURES]], dataset)
+        sheets = _write_pictures(draft, items[order[:most]], dataset, side)
         write_json(draft / "items.json", _items(items[order], dataset) | sheets)
         write_json(draft / "scores.json", _scores(scores, metric, len(even), len(queries)))
         write_json(
@@ -113,11 +115,8 @@ def _scores(scores: PairScores, metric: str, compared: int, queries: int) -> dic
     }
 
 
-def _write_pictures(folder: Path, items: Array, dataset: Dataset) -> dict[str, Any]:
-    """Sheets of COLUMNS x COLUMNS pictures, row by row; none where items are no images."""
-    if dataset.preprocessing.kind != "image":
-        return {"sheets": 0, "side": 0, "columns": COLUMNS}
-    side = min(SIDE, dataset.preprocessing.image_size)
+def _write_pictures(folder: Path, items: Array, dataset: Dataset, side: int) -> dict[str, int]:
+    """Sheets of COLUMNS x COLUMNS pictures of side x side pixels, row by row; what says where each is."""
     size = COLUMNS**2
     sheets = [items[start : start + size] for start in range(0, len(items), size)]
     for number, members in enumerate(sheets):
@@ -128,7 +127,7 @@ def _write_pictures(folder: Path, items: Array, dataset: Dataset) -> dict[str, A
                 picture = picture.resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (place % COLUMNS * side, place // COLUMNS * side))
         sheet.save(folder / f"pictures-{number}.webp", quality=90, method=2)
-    return {"sheets": len(sheets), "side": side, "columns": COLUMNS}
+    return {"pictures": len(items), "side": side, "columns": COLUMNS}
 
 
 def _rounded(values: Array) -> list[float | None]:

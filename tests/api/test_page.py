@@ -61,7 +61,9 @@ def test_the_markup_has_no_inline_script_style_or_listener() -> None:
     markup = text(page.FOLDER / "index.html")
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", markup)
     for path in SCRIPTS:
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text(path)), path
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text(path)
+        ), path
 
 
 def test_nothing_is_asked_of_another_host() -> None:

@@ -3,7 +3,6 @@
 import { h } from "../dom.js";
 import { get, send } from "../rest.js";
 
-const PER_SHEET = 1024;
 const known = new Map(); // job -> promise of its items, for as long as the page lives
 
 /** The items of a job's evaluation, or null where the run wrote none. */
@@ -27,13 +26,12 @@ class Items {
   }
 
   get hasPictures() {
-    return this.sheets > 0;
+    return this.pictures > 0;
   }
 
   /** What stands for an item: its picture, its text, or its id. */
   show(place) {
-    const inSheet = place !== undefined && place < this.sheets * PER_SHEET;
-    if (!inSheet) return h("div", { class: "text" }, this.texts?.[place] ?? this.ids[place] ?? "?");
+    if (!(place < this.pictures)) return h("div", { class: "text" }, this.texts?.[place] ?? this.ids[place] ?? "?");
     const element = h("canvas", { width: this.side, height: this.side, role: "img", "aria-label": this.labels[place] });
     this.draw(element.getContext("2d"), place, 0, 0, this.side);
     return element;
@@ -41,9 +39,9 @@ class Items {
 
   /** Draw a picture into a context, when its sheet is there. */
   async draw(context, place, x, y, size) {
-    const sheet = await this.sheet(Math.floor(place / PER_SHEET));
-    const within = place % PER_SHEET;
     const { side, columns } = this;
+    const sheet = await this.sheet(Math.floor(place / columns ** 2));
+    const within = place % columns ** 2;
     context.drawImage(sheet, (within % columns) * side, Math.floor(within / columns) * side, side, side, x, y, size, size);
   }
 

@@ -13,7 +13,7 @@ const GROUPS = {
   Live: LIVE,
   Waiting: ["queued", "paused"],
   Done: ["succeeded"],
-  "Failed or cancelled": ["failed", "cancelled"],
+  Failed: ["failed", "cancelled"],
 };
 
 export async function show(place, { query, signal }) {
