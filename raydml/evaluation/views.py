@@ -1,4 +1,4 @@
-"""Test embeddings -> what a person looks at: neighbours of queries, scores of pairs and a map of the plane."""
+"""Test embeddings -> what a person looks at: scores of pairs, and a map of the plane."""
 
 from __future__ import annotations
 
@@ -14,33 +14,6 @@ from raydml.evaluation.scores import Array, Metric
 FINE = 8192  # bins that shares of pairs are read from
 SHOWN = 64  # bins that are drawn
 _SCORES = 1 << 22  # at a time: 16 MiB of float32
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbours:
-    """The nearest gallery rows of some queries, nearest first; -1 where the gallery has no more."""
-
-    rows: Array  # (nq, k) int64
-    scores: Array  # (nq, k) float32; higher is nearer: the cosine, or the distance with its sign changed
-
-
-def nearest(queries: Array, gallery: Array, own: Array, metric: Metric, k: int) -> Neighbours:
-    """The k nearest gallery rows of each query but the row `own[i]` that it is itself (-1: none); ties by row."""
-    k = min(k, len(gallery))
-    rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    for start, block in _blocks(queries, gallery, metric):
-        here = slice(start, start + len(block))
-        _hide(block, own[here])
-        near = (
-            np.argpartition(-block, k - 1, axis=1)[:, :k]
-            if k < len(gallery)
-            else np.arange(k)[None].repeat(len(block), 0)
-        )
-        found = np.take_along_axis(block, near, axis=1)
-        order = np.lexsort((near, -found), axis=1)
-        near, found = np.take_along_axis(near, order, axis=1), np.take_along_axis(found, order, axis=1)
-        rows[here], scores[here] = np.where(np.isfinite(found), near, -1), found
-    return Neighbours(rows, scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +85,6 @@ def projection(embeddings: Array) -> tuple[Array, Array]:
 def evenly(number: int, most: int) -> Array:
     """At most so many of the numbers 0, 1, ..., number - 1, evenly spaced: the same for the same data."""
     return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(np.int64))
-
-
-def worst(values: Array, most: int) -> Array:
-    """Rows of the lowest values, the lowest first; rows without a value (NaN) are none of them."""
-    order = np.argsort(values, kind="stable")  # NaN comes last
-    return order[: min(most, int((~np.isnan(values)).sum()))]
 
 
 def merged(first: Sequence[int], second: Sequence[int]) -> list[int]:

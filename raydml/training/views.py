@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import numpy as np
 from PIL import Image
 
 from raydml.data import Dataset
+from raydml.evaluation.nearest import nearest
+from raydml.evaluation.results import worst_rows
 from raydml.evaluation.scores import Array
-from raydml.evaluation.views import PairScores, evenly, merged, nearest, pair_scores, projection, worst
-from raydml.files import whole_folder, write_json
+from raydml.evaluation.views import PairScores, evenly, merged, pair_scores, projection
+from raydml.files import whole_folder, write_bytes
 from raydml.spec import JobSpec
 
 WORST = 200  # queries, however the others do
-QUERIES = 1500  # shown and compared with the whole gallery, evenly spaced
+QUERIES = 5000  # that are shown besides, evenly spaced
+COMPARED = 1500  # whose scores with the whole gallery are counted, evenly spaced
+SCORES = 10**8  # of these queries and the gallery, at most
 NEIGHBOURS = 12
 POINTS = 2000  # of the map
 SIDE = 64  # pixels of a picture, at most
@@ -40,20 +45,21 @@ def write_views(folder: Path, embeddings: Array, values: dict[str, Array], datas
     place = np.full(len(items), -1)
     place[gallery] = np.arange(len(gallery))
 
-    even = evenly(len(queries), QUERIES)
-    kept = np.array(merged(worst(values[_ORDERED_BY], WORST).tolist(), even.tolist()), np.int64)
+    bound = max(1, SCORES // len(gallery))
+    even = evenly(len(queries), min(QUERIES, bound))
+    kept = np.array(merged(worst_rows(values, WORST).tolist(), even.tolist()), np.int64)
     kept = kept[np.argsort(values[_ORDERED_BY][kept], kind="stable")]
     asked = queries[kept]
-    found = nearest(embeddings[asked], embeddings[gallery], place[asked], metric, NEIGHBOURS)
-    rows = np.where(found.rows >= 0, gallery[found.rows], -1)  # of the split
-    compared = queries[even]
+    near, near_scores = nearest(embeddings[asked], embeddings[gallery], place[asked], depth=NEIGHBOURS, metric=metric)
+    rows = np.where(near >= 0, gallery[near], -1)  # of the split
+    compared = queries[evenly(len(queries), min(COMPARED, bound))]
     scores = pair_scores(
         embeddings[compared], labels[compared], embeddings[gallery], labels[gallery], place[compared], metric
     )
     points = evenly(len(items), POINTS)
     flat, shares = projection(embeddings[points])
 
-    shown = [row for query, near in zip(asked, rows, strict=True) for row in (query, *near) if row >= 0]
+    shown = [row for query, found in zip(asked, rows, strict=True) for row in (query, *found) if row >= 0]
     side = min(SIDE, dataset.preprocessing.image_size) if dataset.preprocessing.kind == "image" else 0
     most = PIXELS // side**2 if side else 0
     order = np.array(merged(merged(shown, points.tolist()), range(min(len(items), most))), np.int64)
@@ -61,9 +67,9 @@ def write_views(folder: Path, embeddings: Array, values: dict[str, Array], datas
     number[order] = np.arange(len(order))
     with whole_folder(folder) as draft:
         sheets = _write_pictures(draft, items[order[:most]], dataset, side)
-        write_json(draft / "items.json", _items(items[order], dataset) | sheets)
-        write_json(draft / "scores.json", _scores(scores, metric, len(even), len(queries)))
-        write_json(
+        _write(draft / "items.json", _items(items[order], dataset) | sheets)
+        _write(draft / "scores.json", _scores(scores, metric, len(compared), len(queries)))
+        _write(
             draft / "queries.json",
             {
                 "metric": metric,
@@ -71,11 +77,11 @@ def write_views(folder: Path, embeddings: Array, values: dict[str, Array], datas
                 "ordered_by": _ORDERED_BY,
                 "items": number[asked].tolist(),
                 "values": {name: _rounded(value[kept]) for name, value in values.items()},
-                "neighbours": [[int(number[row]) for row in near if row >= 0] for near in rows],
-                "scores": [_rounded(score[np.isfinite(score)]) for score in found.scores],
+                "neighbours": [[int(number[row]) for row in found if row >= 0] for found in rows],
+                "scores": [_rounded(found[~np.isnan(found)]) for found in near_scores],
             },
         )
-        write_json(
+        _write(
             draft / "map.json",
             {
                 "of": len(items),
@@ -85,6 +91,10 @@ def write_views(folder: Path, embeddings: Array, values: dict[str, Array], datas
                 "y": _rounded(flat[:, 1]),
             },
         )
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    write_bytes(path, json.dumps(document, separators=(",", ":")).encode())
 
 
 def _items(items: Array, dataset: Dataset) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 from raydml.data import open_dataset
 from raydml.evaluation import retrieval
 from raydml.evaluation.scores import Metric
-from raydml.evaluation.views import FINE, PairScores, evenly, nearest, pair_scores, projection, worst
+from raydml.evaluation.views import FINE, PairScores, evenly, pair_scores, projection
 from raydml.training import views
 from raydml.training.views import write_views
 from tests.distributed.harness import small_spec, write_images
@@ -30,29 +30,10 @@ def score(one: np.ndarray, other: np.ndarray, metric: Metric) -> float:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_neighbours_are_those_of_a_loop_and_never_the_query_itself(
+def test_scores_of_pairs_are_counted_once_each_and_in_their_bin(
     metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raydml.evaluation.views._SCORES", 90)  # blocks of a few queries
-    generator = np.random.default_rng(0)
-    gallery = generator.standard_normal((30, 5)).astype(np.float32)
-    queries, own = gallery[[3, 9, 29]], np.array([3, 9, -1])
-    found = nearest(queries, gallery, own, metric, 6)
-    for query in range(3):
-        pairs = [(score(queries[query], gallery[row], metric), row) for row in range(30) if row != own[query]]
-        wanted = sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:6]
-        assert found.rows[query].tolist() == [row for _, row in wanted]
-        assert found.scores[query] == pytest.approx([value for value, _ in wanted], abs=1e-5)
-
-
-def test_where_the_gallery_has_no_more_the_places_stay_empty() -> None:
-    rows = np.eye(3, dtype=np.float32)
-    found = nearest(rows[:1], rows, np.array([0]), "cosine", 9)
-    assert found.rows.tolist() == [[1, 2, -1]], "equal scores by row, and nothing in the place of the query"
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_scores_of_pairs_are_counted_once_each_and_in_their_bin(metric: Metric) -> None:
     generator = np.random.default_rng(1)
     gallery = generator.standard_normal((20, 4)).astype(np.float32)
     labels, own = np.arange(20) % 4, np.arange(20)
@@ -96,8 +77,7 @@ def test_the_map_has_the_two_directions_of_most_variance() -> None:
     assert projection(rows[:, :1])[0].shape == (500, 2), "a single dimension lies on a line"
 
 
-def test_the_worst_come_first_and_those_that_cannot_be_measured_not_at_all() -> None:
-    assert worst(np.array([0.5, np.nan, 0.1, 0.5, 0.0]), 4).tolist() == [4, 2, 0, 3]
+def test_rows_are_chosen_evenly_by_their_number_alone() -> None:
     assert evenly(10, 4).tolist() == [0, 3, 6, 9]
     assert evenly(3, 4).tolist() == [0, 1, 2]
 

@@ -7,6 +7,7 @@ import { number, share, signed, words } from "../format.js";
 import { get, items } from "../rest.js";
 
 const AT_ONCE = 10;
+const MOST = 1000; // queries that the server is asked to list
 
 export async function show(place, { query, signal }) {
   const jobs = await items("/v1/jobs", { state: "succeeded" }, 400, signal);
@@ -25,70 +26,58 @@ export async function show(place, { query, signal }) {
 }
 
 async function compare(body, a, b, signal) {
-  const sides = await Promise.all([a, b].map((id) => side(id, signal)));
-  fill(body, metrics(sides));
-  const common = paired(sides);
-  if (!common) body.append(panel("Queries", {}, empty("The runs share no queries, or one wrote none: only runs on the same data can be compared query by query.")));
-  else body.append(...changed(sides, common));
-}
-
-async function side(id, signal) {
-  const [job, evaluation, pictures] = await Promise.all([get(`/v1/jobs/${id}`, {}, signal), get(`/v1/jobs/${id}/evaluation`, {}, signal), itemsOf(id)]);
-  const queries = pictures && (await get(`/v1/jobs/${id}/artifacts/views/queries.json`, {}, signal));
-  return { job, evaluation, items: pictures, queries };
-}
-
-function metrics([a, b]) {
-  const names = Object.keys(a.evaluation.metrics).filter((name) => name in b.evaluation.metrics && !name.startsWith("queries"));
-  const bound = (one, name) => (one.evaluation.intervals[name] ? h("span", { class: "sub" }, one.evaluation.intervals[name].map(share).join(" – ")) : null);
-  const change = (name) => b.evaluation.metrics[name] - a.evaluation.metrics[name];
-  return panel(
-    "Metrics of the test split",
-    { note: "with 95 % intervals" },
-    table(
-      "Metrics of both runs",
-      [
-        ["Metric", (name) => h("strong", {}, words(name))],
-        [`A: ${a.job.name}`, (name) => [share(a.evaluation.metrics[name]), bound(a, name)], { class: "number" }],
-        [`B: ${b.job.name}`, (name) => [share(b.evaluation.metrics[name]), bound(b, name)], { class: "number" }],
-        ["B − A", (name) => h("span", { class: change(name) >= 0 ? "good" : "bad" }, signed(change(name))), { class: "number" }],
-      ],
-      names,
-    ),
+  fill(body, h("p", { class: "muted" }, "Comparing the same queries …"));
+  const [found, ...sides] = await Promise.all([get(`/v1/jobs/${a}/evaluation:compare`, { with: b, shown: MOST }, signal), side(a, signal), side(b, signal)]);
+  fill(
+    body,
+    metrics(found, sides),
+    panel("Fixed", { class: "fixed", note: counted(found.num_fixed, found, "wrong in A and right in B") }, list(sides, found.fixed)),
+    panel("Broken", { class: "broken", note: counted(found.num_broken, found, "right in A and wrong in B") }, list(sides, found.broken)),
   );
 }
 
-/** Places in A and in B of each query that both kept, by id. */
-function paired([a, b]) {
-  if (!a.queries || !b.queries) return null;
-  const there = new Map(b.queries.items.map((item, place) => [b.items.ids[item], place]));
-  const found = a.queries.items.map((item, place) => [place, there.get(a.items.ids[item])]).filter(([, place]) => place !== undefined);
-  return found.length ? found : null;
+const counted = (count, found, how) => `${number(count)} of ${number(found.queries)} queries: the nearest item is ${how}`;
+
+/** A job, and what its run kept to show: queries by id with their neighbours, and pictures. */
+async function side(id, signal) {
+  const [job, pictures] = await Promise.all([get(`/v1/jobs/${id}`, {}, signal), itemsOf(id)]);
+  const queries = pictures && (await get(`/v1/jobs/${id}/artifacts/views/queries.json`, {}, signal));
+  const places = new Map(queries?.items.map((item, place) => [pictures.ids[item], place]));
+  return { job, items: pictures, queries, places };
 }
 
-function changed(sides, common) {
-  const [a, b] = sides.map((one) => one.queries.values);
-  const gain = ([left, right]) => b.map_at_r[right] - a.map_at_r[left];
-  const fixed = common.filter(([left, right]) => !a.precision_at_1[left] && b.precision_at_1[right]).sort((one, other) => gain(other) - gain(one));
-  const broken = common.filter(([left, right]) => a.precision_at_1[left] && !b.precision_at_1[right]).sort((one, other) => gain(one) - gain(other));
-  const counted = `of ${number(common.length)} queries that both runs kept`;
-  return [
-    panel("Fixed", { class: "fixed", note: `${number(fixed.length)} ${counted}: the nearest item was wrong in A and is right in B` }, list(sides, fixed)),
-    panel("Broken", { class: "broken", note: `${number(broken.length)} ${counted}: right in A, wrong in B` }, list(sides, broken)),
+function metrics(found, [a, b]) {
+  const columns = [
+    ["Metric", ([name]) => h("strong", {}, words(name))],
+    [`A: ${a.job.name}`, ([, gain]) => share(gain.before), { class: "number" }],
+    [`B: ${b.job.name}`, ([, gain]) => share(gain.after), { class: "number" }],
+    ["Gained", ([, gain]) => h("span", { class: gain.significant ? (gain.gained > 0 ? "good" : "bad") : "" }, signed(gain.gained)), { class: "number" }],
+    [`${100 * found.how.confidence} % interval`, ([, gain]) => gain.interval.map(signed).join(" to "), { class: "number", hint: "of what was gained, by resampled queries that both were asked" }],
+    ["", ([, gain]) => (gain.significant ? "" : h("span", { class: "muted" }, "may be chance")), { class: "nowrap" }],
   ];
+  return panel(
+    "What was gained",
+    { note: `the same ${number(found.queries)} queries, ${number(found.gallery)} items, ${found.metric}; intervals draw ${found.chance} anew` },
+    table("What was gained", columns, Object.entries(found.metrics)),
+    found.notes.map((note) => h("p", { class: "note" }, note)),
+  );
 }
 
-function list(sides, pairs, most = AT_ONCE) {
-  if (!pairs.length) return empty("None.");
+/** Those whose neighbours both runs kept stand first; by how much they changed. */
+function list(sides, changed, most = AT_ONCE) {
+  if (!changed.length) return empty("None.");
+  const kept = (query) => sides.every((one) => one.places.has(query.id));
+  const rows = [...changed.filter(kept), ...changed.filter((query) => !kept(query))];
   const place = h("div", {});
-  const draw = (count) => fill(place, h("ol", { class: "queries" }, pairs.slice(0, count).map((pair) => line(sides, pair))), pairs.length > count && h("button", { type: "button", onclick: () => draw(count + 2 * AT_ONCE) }, `More (${number(pairs.length - count)})`));
+  const draw = (count) => fill(place, h("ol", { class: "queries" }, rows.slice(0, count).map((query) => line(sides, query))), rows.length > count && h("button", { type: "button", onclick: () => draw(count + 2 * AT_ONCE) }, `More (${number(rows.length - count)})`));
   draw(most);
   return place;
 }
 
-function line(sides, pair) {
-  const [a] = sides;
-  const value = (side) => share(sides[side].queries.values.map_at_r[pair[side]]);
-  const row = (name, side) => h("div", {}, h("b", {}, name), h("ol", { class: "pictures", "aria-label": `Neighbours in ${name}` }, neighbours(sides[side].queries, sides[side].items, pair[side])));
-  return h("li", {}, asked(a.items, a.queries.items[pair[0]], [["MAP@R A", value(0)], ["MAP@R B", value(1)]]), h("div", { class: "both" }, row("A", 0), row("B", 1)));
+function line(sides, query) {
+  const facts = [["MAP@R A", share(query.before.map_at_r)], ["MAP@R B", share(query.after.map_at_r)]];
+  const shown = sides.find((one) => one.items?.place(query.id) !== undefined);
+  const name = shown ? asked(shown.items, shown.items.place(query.id), facts) : h("div", {}, h("strong", {}, query.label), h("p", { class: "note" }, query.id));
+  const row = (text, { queries, items, places }) => h("div", {}, h("b", {}, text), places.has(query.id) ? h("ol", { class: "pictures", "aria-label": `Neighbours in ${text}` }, neighbours(queries, items, places.get(query.id))) : h("p", { class: "note" }, "the run kept no neighbours of this query"));
+  return h("li", {}, name, h("div", { class: "both" }, row("A", sides[0]), row("B", sides[1])));
 }
