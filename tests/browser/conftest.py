@@ -72,7 +72,7 @@ def trained(house: House) -> Trained:
 
 @pytest.fixture
 def visitor(chromium: Any, house: House, request: pytest.FixtureRequest) -> Iterator[Visitor]:
-    """Somebody with a wide screen; `@pytest.mark.parametrize("visitor", ["phone", "dark"], indirect=True)` for others."""
+    """Somebody with a wide screen; parametrized indirectly by `phone` or `dark`, with another."""
     kind = getattr(request, "param", "light")
     context = chromium.new_context(
         viewport=PHONE if kind == "phone" else WIDE,
