@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydml.client import AsyncClient, Client
+    from raydml.comparison import compare
     from raydml.models import load_model
     from raydml.run import evaluate, train
     from raydml.runs import resize
@@ -17,12 +18,24 @@ if TYPE_CHECKING:
     from raydml.spec import JobSpec
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Collection", "JobSpec", "__version__", "evaluate", "load_model", "resize", "train"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "JobSpec",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load_model",
+    "resize",
+    "train",
+]
 
 _HOMES = {
     "AsyncClient": "raydml.client",
     "Client": "raydml.client",
     "Collection": "raydml.search",
+    "compare": "raydml.comparison",
     "JobSpec": "raydml.spec",
     "evaluate": "raydml.run",
     "load_model": "raydml.models",

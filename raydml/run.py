@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,14 +19,10 @@ from torch import nn
 from raydml.card import write_card
 from raydml.data import Dataset, open_dataset, sampling_plan
 from raydml.environment import describe_environment
-from raydml.errors import (
-    CheckpointError,
-    DataError,
-    Interrupted,
-    ResourceError,
-    SpecError,
-)
+from raydml.errors import CheckpointError, DataError, Interrupted, ResourceError, SpecError
 from raydml.evaluation import baseline
+from raydml.evaluation.results import write_results
+from raydml.evaluation.scores import Metric
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
@@ -324,11 +320,22 @@ def _opened_facts(path: Path) -> Facts:
 
 
 def evaluate(
-    name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None
+    name_or_path: str | Path,
+    *,
+    metric: Metric | None = None,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Measure a run's exported model on its test split again, in this process; CheckpointError without a model."""
+    """Measure a run's exported model on its test split again, in this process; CheckpointError without a model.
+
+    By another `metric` than the spec's where one is given. What each query got is kept, for `raydml.compare`.
+    """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
+    wanted = spec.evaluate.model_copy(update={"metric": metric or spec.evaluate.metric})
+    beside = run.baseline if wanted == spec.evaluate else {}
+    if wanted.metric not in get_args(Metric):
+        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
     dataset, model = _plugged(spec, dataset, model)
@@ -336,6 +343,8 @@ def evaluate(
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")
     embeddings = embed_split(embedder.model, items, test, ALONE, spec.model.dimension)
-    metrics, bounds = measure_test(embeddings, items, spec, ALONE)
+    metrics, bounds, results = measure_test(embeddings, items, spec.model_copy(update={"evaluate": wanted}), ALONE)
+    if results is not None:
+        write_results(run.folder, results, model=run.sha256)
     intervals = {name: list(bound) for name, bound in bounds.items()}
-    return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": run.baseline, "sha256": run.sha256}
+    return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": beside, "sha256": run.sha256}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import collections, data, datasets, jobs, keys, machine, queries, runs, service, specs
+from raydml.cli import collections, comparing, data, datasets, jobs, keys, machine, queries, runs, service, specs
 
 app = typer.Typer(
     name="raydml",
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schema": specs.schema,
     "train": runs.train,
     "evaluate": runs.evaluate,
+    "compare": comparing.compare,
     "events": runs.events,
     "resize": runs.resize,
     "search": queries.search,

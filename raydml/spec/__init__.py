@@ -18,7 +18,7 @@ from raydml.spec.data import (
     TextSpec,
     TokenizerText,
 )
-from raydml.spec.evaluate import EvaluateSpec, IndexSpec
+from raydml.spec.evaluate import CompareSpec, EvaluateSpec, IndexSpec
 from raydml.spec.job import JobSpec
 from raydml.spec.model import (
     BackboneSpec,
@@ -66,6 +66,7 @@ __all__ = [
     "BatchSpec",
     "CardSpec",
     "CollapseRule",
+    "CompareSpec",
     "CompressionSpec",
     "CustomBackbone",
     "CustomData",

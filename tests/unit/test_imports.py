@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"spec", "training"},
     "card": {"files", "spec"},
     "runs": UPPER | {"specfile"},
+    "comparison": UPPER | {"specfile", "runs"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "runs", "run"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
@@ -49,9 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
+    | {"datasets", "run", "runs", "comparison", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
     | {"jobs", "client"},
-    "__init__": {"errors", "spec", "models", "search", "run", "runs", "client"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client"},
 }
 
 # What the command line may load before a command runs.
@@ -64,6 +65,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
+    "scipy": ("evaluation/",),
     "transformers": ("models/transformers_backbone.py", "data/text.py"),
     "tokenizers": ("data/text.py",),
     "fontTools": ("datasets/",),
