@@ -233,8 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", type=Path, required=True, help="a virtual environment with raydml's wheel")
     parser.add_argument("--lab", type=Path, required=True, help="an empty folder with a short path")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3000)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     hosts, story = Hosts(given.lab.absolute(), given.env.absolute()), Story()
     try:
         hosts.wire()
