@@ -2,8 +2,8 @@
 
     python benchmarks/cluster.py --env ENV --lab FOLDER     # as root; ENV: a virtual environment with raydml's wheel
 
-Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the folder
-/srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of cluster.yaml
+Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the
+folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of cluster.yaml
 only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
 """
 
@@ -110,7 +110,7 @@ class Hosts:
 
     def kill(self, name: str) -> None:
         """Power cut: every process of the host at once."""
-        for pid in run("ip", "netns", "pids", name).split():
+        for pid in set(run("ip", "netns", "pids", name).split()) - {str(os.getpid())}:
             try:
                 os.kill(int(pid), signal.SIGKILL)
             except ProcessLookupError:

@@ -1,7 +1,7 @@
 """The cluster files, offline: what Ray's own checks say, and what they miss; then each file broken once on purpose.
 
-Ray's `prepare_config` and `validate_config` know the upper keys alone. They miss typos inside `node_config`, options that
-`ray start` does not have, variables that Ray or the server do not read, a token on one start line only, scripts that
+Ray's `prepare_config` and `validate_config` know the upper keys alone. They miss typos inside `node_config`, options
+that `ray start` does not have, variables that Ray or the server do not read, a token on one start line only, scripts that
 are no shell, files to be copied that are not there, versions that are not this one, and packages that the head needs
 to start further machines.
 """
@@ -114,7 +114,7 @@ def variables(line: str) -> dict[str, str]:
 
 def start_options(line: str) -> dict[str, Any]:
     """What `ray start` makes of its options. Raises click.ClickException where it has no such option."""
-    words = shlex.split(line[line.index("ray start") :])[2:]
+    words = shlex.split(re.split("&&|;", line[line.index("ray start") :])[0])[2:]
     command = ray_command.commands["start"]
     with click.Context(command) as context:
         options, rest, _ = command.make_parser(context).parse_args(words)
@@ -183,6 +183,8 @@ def of_start_lines(document: dict[str, Any]) -> Iterator[str]:
             continue
         if role == "head":
             yield from of_head(options, told, document["provider"]["type"])
+        elif "for attempt in" not in line:
+            yield "worker: a host that starts slowly is given up for good"
         elif options.get("address") != "$RAY_HEAD_IP:6379":
             yield f"worker: joins {options.get('address')}"
 
@@ -248,17 +250,18 @@ BREAKS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
     "an upper key": ("aws", lambda document: document.update(max_wrokers=3), "Ray:"),
     "a host twice": ("local", replaced("provider", "192.168.1.12", "192.168.1.11"), "named twice"),
     "an address": ("local", replaced("worker_start_ray_commands", "$RAY_HEAD_IP", "$HEAD_IP"), "joins"),
-    "a key of a node": ("aws", replaced("available_node_types", "InstanceType", "InstanceTyp"), "InstanceTyp is unknown"),
-    "a deep key of a node": ("aws", replaced("available_node_types", "VolumeSize", "Volumesize"), "Volumesize is unknown"),
+    "a key of a node": ("aws", replaced("available_node_types", "InstanceType", "InstanceTyp"), "InstanceTyp is"),
+    "a deep key of a node": ("aws", replaced("available_node_types", "VolumeSize", "Volumesize"), "Volumesize is"),
     "a type in a node": ("gcp", replaced("available_node_types", "diskSizeGb: 500", "diskSizeGb: big"), "'big'"),
     "a head that trains": ("gcp", replaced("available_node_types", "CPU: 0", "CPU: 4"), "for training"),
     "CPUs of the head": ("local", replaced(HEAD_LINES, "--num-cpus=0", "--num-cpus=4"), "offers resources"),
+    "one try": ("gcp", replaced(WORKER_LINES, "for attempt in", "for atempt in"), "given up for good"),
     "no token of workers": ("local", replaced(WORKER_LINES, "RAY_AUTH_MODE=token", ""), "worker: asks for no token"),
     "no token of the head": ("aws", replaced(HEAD_LINES, "RAY_AUTH_MODE=token", ""), "head: asks for no token"),
     "another token": ("aws", replaced(WORKER_LINES, "/auth_token", "/token"), "worker: asks for no token"),
-    "an option of ray start": ("gcp", replaced(WORKER_LINES, "--disable-usage", "--disable-use"), "No such option"),
+    "an option of Ray": ("gcp", replaced(WORKER_LINES, "--disable-usage", "--disable-use"), "No such option"),
     "a variable of Ray": ("local", replaced(HEAD_LINES, "check_period_ms", "check_periods_ms"), "Ray reads no"),
-    "an open dashboard": ("aws", replaced(HEAD_LINES, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "listens"),
+    "an open dashboard": ("aws", replaced(HEAD_LINES, "dashboard-host=127.0.0.1", "dashboard-host=::"), "listens"),
     "autoscaler v2": ("local", replaced(HEAD_LINES, "RAY_enable_autoscaler_v2=0", ""), "counts the head"),
     "slow health checks": ("gcp", replaced(HEAD_LINES, "RAY_health_check_timeout_ms=2000", ""), "more than ten"),
     "a shell's quote": ("local", replaced(HEAD_LINES, "until curl", "'until curl"), "no shell command"),
@@ -267,7 +270,7 @@ BREAKS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
     "a setting": ("gcp", replaced(HEAD_LINES, "RAYDML_PORT", "RAYDML_PROT"), "reads no RAYDML_PROT"),
     "no shared folder": ("aws", replaced("worker_setup_commands", "/srv/raydml", "/srv/other"), "sees to it"),
     "another version": ("local", replaced("setup_commands", "raydml-0.1.0", "raydml-0.0.9"), "not what is installed"),
-    "no constraints": ("gcp", replaced("file_mounts", ": constraints.txt", ": constraint.txt"), "constraints.txt is not"),
+    "no constraints": ("gcp", replaced("file_mounts", ": constraints.txt", ": constraint.txt"), "is not copied"),
     "no boto3": ("aws", replaced("head_setup_commands", "boto3", "boto"), "without boto3"),
 }  # fmt: skip
 
