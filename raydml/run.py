@@ -34,6 +34,7 @@ from raydml.runs import home as default_home
 from raydml.search import Collection, Facts
 from raydml.spec import CustomBackbone, CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
+from raydml.tracking import Tracking, check_installed
 from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
@@ -79,14 +80,15 @@ def train(
         if why is not None:
             record.change(strategy=why)
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
-        try:
-            _train_on_ray(job, record, items, address, listen, resume)
-            _finish(checked, record, items, shelf, model)
-        except BaseException as error:
-            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
-                record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
-            raise
+        with Tracking(checked, record, root):
+            try:
+                _train_on_ray(job, record, items, address, listen, resume)
+                _finish(checked, record, items, shelf, model)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+                with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
+                    record.change(state=state, reason=str(error) or type(error).__name__)
+                raise
     return Run(record.folder, root, model)
 
 
@@ -144,6 +146,7 @@ def _prepare(
         raise SpecError(
             "data.kind: custom and raydml.train(dataset=...) belong together: give both or neither, or data.plugin"
         )
+    check_installed(spec)
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
     if not has_positives(items, "test"):

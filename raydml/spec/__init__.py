@@ -44,6 +44,7 @@ from raydml.spec.parallel import (
     TopK,
     WorkersSpec,
 )
+from raydml.spec.tracking import MlflowTracking, TensorboardTracking, TrackerSpec
 from raydml.spec.train import Adam, AdamW, OptimizerSpec, ScheduleSpec, Sgd, TrainSpec
 from raydml.spec.watch import (
     CollapseRule,
@@ -89,6 +90,7 @@ __all__ = [
     "Linear",
     "ManifestData",
     "MeshSpec",
+    "MlflowTracking",
     "Mlp",
     "ModelSpec",
     "Name",
@@ -106,10 +108,12 @@ __all__ = [
     "ScheduleSpec",
     "Sgd",
     "SmallCnn",
+    "TensorboardTracking",
     "TextSpec",
     "TokenizerText",
     "TolerateSpec",
     "TopK",
+    "TrackerSpec",
     "TrainSpec",
     "TransformersSpec",
     "Uniform",
