@@ -21,6 +21,7 @@ from api import (
     job_streams,
     job_verbs,
     jobs,
+    keys,
     metrics,
     models,
     openapi,
@@ -41,7 +42,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
-    job_parts, artifacts, datasets, models, webhooks, schemas, audit, metrics, health,
+    job_parts, artifacts, datasets, models, webhooks, keys, schemas, audit, metrics, health,
 )  # fmt: skip
 
 

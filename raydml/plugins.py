@@ -27,7 +27,10 @@ def installed(group: str) -> list[str]:
 
 
 def plugged(group: Group, name: str, **known: int) -> Any:
-    """The plug-in, made anew of what is known of the job. Raises SpecError where there is none of this name, or where it cannot be made."""
+    """The plug-in, made anew of what is known of the job.
+
+    Raises SpecError where there is none of this name, or where it cannot be made.
+    """
     found = _found(group)
     if name not in found:
         raise SpecError(
