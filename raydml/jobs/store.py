@@ -157,9 +157,13 @@ class JobStore:
         version: int | None = None,
         by: str = "server",
     ) -> Job:
-        """Change what is given; a label of None is dropped. Raises JobChanged where the job is not of this version."""
+        """Change what is given; a label of None is dropped. Raises JobChanged where the job is not of this version.
+
+        What is so already changes nothing, the version neither.
+        """
         with self.database.transaction() as session:
             now, row = self._clock(), self._row(session, job, project, version)
+            before = {label.key: label.value for label in row.labels}, row.priority
             if labels is not None:
                 kept = {label.key: label for label in row.labels}
                 for key, value in labels.items():
@@ -174,7 +178,8 @@ class JobStore:
                 row.priority = priority
             if max_workers is not None:
                 self._resize(session, row, now, by, min(row.workers_min, max_workers), max_workers)
-            touch(row, now)
+            if before != ({label.key: label.value for label in row.labels}, row.priority):
+                touch(row, now)
             session.flush()
             return job_of(row)
 

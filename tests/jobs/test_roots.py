@@ -14,6 +14,7 @@ import torch
 from raydml.data import Preprocessing
 from raydml.errors import SpecError
 from raydml.jobs.roots import PLACES, confined
+from raydml.losses import Objective, evaluate_objective
 from raydml.models import load_model
 from raydml.models.embedding import build_model
 from raydml.models.exported import save_model
@@ -30,6 +31,14 @@ class Points:
     def __getitem__(self, number): return torch.full((3,), float(number)), self.labels[number]
 def tiny(): return torch.nn.Linear(3, 5)
 def broken(): raise ValueError("no licence")
+class Near(torch.nn.Module):
+    def __init__(self, num_classes, dimension):
+        super().__init__()
+        self.places = torch.nn.Parameter(torch.ones(num_classes, dimension))
+    def forward(self, embeddings, labels): return (embeddings - self.places[labels]).square().mean()
+class Rows(torch.nn.Module):
+    def __init__(self, num_classes, dimension): super().__init__()
+    def forward(self, embeddings, labels): return embeddings.sum(1)
 """
 ENTRIES = """
 [raydml.plugins.datasets]
@@ -37,6 +46,9 @@ points = raydml_test_plugin:Points
 [raydml.plugins.models]
 tiny = raydml_test_plugin:tiny
 broken = raydml_test_plugin:broken
+[raydml.plugins.losses]
+near = raydml_test_plugin:Near
+rows = raydml_test_plugin:Rows
 """
 
 
@@ -144,6 +156,23 @@ def test_plug_ins_are_made_anew_and_a_model_of_one_gets_the_seeds_weights(packag
         plugged("models", "nothing")
     with pytest.raises(SpecError, match=r"the plug-in broken .* cannot be made: no licence"):
         plugged("models", "broken")
+
+
+def test_a_loss_of_a_plug_in_is_exact_and_has_weights_of_its_own(package: None) -> None:
+    custom = {"name": "s", "data": {"kind": "glyphs"}, "loss": {"kind": "custom", "plugin": "near"}}
+    assert confined(custom, [], nothing) == custom
+    with pytest.raises(SpecError, match=r"loss: custom needs `plugin: NAME`.*there are near, rows"):
+        confined({**custom, "loss": {"kind": "custom", "plugin": "os"}}, [], nothing)
+    embeddings, labels = torch.tensor([[1.0, 3.0], [2.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+    shape: dict[str, Any] = {"num_classes": 2, "dimension": 2, "seed": 0, "dtype": torch.float32}
+    objective = Objective(parse_spec(custom).loss, **shape)
+    found = evaluate_objective(objective, embeddings, labels, 1, 0)
+    assert float(found.loss) == pytest.approx((0 + 4 + 1 + 0 + 0 + 1) / 6)
+    assert [name for name, _ in objective.named_parameters()] == ["term.loss.places"]
+    assert torch.allclose(found.cotangents, 2 * (embeddings - 1) / 6)
+    rows = Objective(parse_spec({**custom, "loss": {"kind": "custom", "plugin": "rows"}}).loss, **shape)
+    with pytest.raises(SpecError, match=r"rows gives \(3,\): a loss is one number"):
+        evaluate_objective(rows, embeddings, labels, 1, 0)
 
 
 def test_a_model_of_a_plug_in_is_loaded_without_being_handed_over(package: None, tmp_path: Path) -> None:
