@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from raydml.runs import resize
     from raydml.search import Collection
     from raydml.spec import JobSpec
+    from raydml.tuning.study import tune
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Collection", "JobSpec", "__version__", "evaluate", "load_model", "resize", "train"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Collection",
+    "JobSpec",
+    "__version__",
+    "evaluate",
+    "load_model",
+    "resize",
+    "train",
+    "tune",
+]
 
 _HOMES = {
     "AsyncClient": "raydml.client",
@@ -28,6 +40,7 @@ _HOMES = {
     "load_model": "raydml.models",
     "resize": "raydml.runs",
     "train": "raydml.run",
+    "tune": "raydml.tuning.study",
 }
 
 

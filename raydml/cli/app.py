@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import collections, data, datasets, jobs, keys, machine, queries, runs, service, specs
+from raydml.cli import collections, data, datasets, jobs, keys, machine, queries, runs, service, specs, tuning
 
 app = typer.Typer(
     name="raydml",
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": specs.plan,
     "schema": specs.schema,
     "train": runs.train,
+    "tune": tuning.tune,
     "evaluate": runs.evaluate,
     "events": runs.events,
     "resize": runs.resize,

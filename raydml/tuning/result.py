@@ -24,7 +24,7 @@ class Row:
     """One configuration: its values by field, and what its trials reached on validation classes.
 
     `score` is the mean over seeds at `step`, the last evaluation that all of them have, `deviation` its standard
-    deviation, None of one seed. `state` is that of the whole; `stopped` ones were not worth more steps.
+    deviation, None of one seed. `stopped` ones were not worth more steps, `paused` ones may yet train on.
     """
 
     configuration: int
@@ -142,7 +142,7 @@ def _row(configured: Configured, record: StudyRecord, spec: JobSpec) -> Row:
     return Row(
         configured.number,
         readable(tune.space, configured.values),
-        _state(trials, configured, record),
+        _state(trials, record),
         step,
         found.get(step),
         stdev(by_seed.values()) if len(by_seed) > 1 else None,
@@ -154,7 +154,7 @@ def _row(configured: Configured, record: StudyRecord, spec: JobSpec) -> Row:
     )
 
 
-def _state(trials: Sequence[TrialState], configured: Configured, record: StudyRecord) -> State:
+def _state(trials: Sequence[TrialState], record: StudyRecord) -> State:
     states = {trial.state for trial in trials}
     for state in FIRST:
         if state in states:
@@ -163,5 +163,4 @@ def _state(trials: Sequence[TrialState], configured: Configured, record: StudyRe
         return "trained"
     if states == {"waiting"}:
         return "waiting"
-    over = record.read().get("state") == "succeeded" or all(trial.step >= configured.target for trial in trials)
-    return "stopped" if over else "paused"
+    return "stopped" if "winner" in record.read() else "paused"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -34,6 +35,12 @@ ROOM_SECONDS = 180.0  # without one running process, though work waits; then the
 
 Work = Callable[[Path, int], None]
 """(a trial's folder, the step to train to): do it, and say in run.json what came of it."""
+
+
+def room() -> tuple[float, float]:
+    """CPUs and GPUs of the cluster that is connected."""
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 0)), float(total.get("GPU", 0))
 
 
 def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> None:

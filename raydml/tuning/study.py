@@ -121,13 +121,11 @@ def search(
     **options: Any,
 ) -> None:
     """Do all work of a study in the Ray that is connected. Raises Interrupted where it was stopped on request."""
-    import ray
+    from raydml.tuning.runner import room, run
 
-    from raydml.tuning.runner import run
-
-    total = ray.cluster_resources()
-    need = need_of(corners, tuned(spec).gpu_share, total.get("GPU", 0))
-    concurrency = admitted(need, total.get("CPU", 0), total.get("GPU", 0), tuned(spec).concurrency)
+    cpus, gpus = room()
+    need = need_of(corners, tuned(spec).gpu_share, gpus)
+    concurrency = admitted(need, cpus, gpus, tuned(spec).concurrency)
     planner = Planner(spec, record, concurrency, **options)
     watch = _Watch(record, planner, began, listen)
     run(planner, work, need, watch.turn)

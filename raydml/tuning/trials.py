@@ -28,10 +28,10 @@ def configured_spec(spec: JobSpec, configuration: Configuration) -> JobSpec:
     Raises SpecError with the values where no spec can be so.
     """
     values = fields(tuned(spec).space, configuration)
-    document = spec.model_dump(mode="json", exclude={"tune"}, exclude_unset=True)
-    whole = spec.model_dump(mode="json", exclude={"tune"})
-    for field, value in values.items():
-        _set(document, whole, field.split("."), value)
+    document = spec.model_dump(mode="json", exclude={"tune"})
+    written = spec.model_dump(mode="json", exclude={"tune"}, exclude_unset=True)
+    for field, value in sorted(values.items(), key=lambda pair: not pair[0].endswith(".kind")):
+        _set(document, written, field.split("."), value)
     try:
         return parse_spec(document)
     except SpecError as error:
@@ -91,12 +91,12 @@ def _check_perturbed(space: Mapping[str, Any], spec: JobSpec, tune: TuneSpec) ->
         )
 
 
-def _set(document: dict[str, Any], whole: Mapping[str, Any], keys: list[str], value: Any) -> None:
-    """Write a value at a path; parts on its way that were not written have their defaults."""
-    for key in keys[:-1]:
-        inner = whole.get(key) if isinstance(whole, Mapping) else None
-        whole = inner if isinstance(inner, Mapping) else {}
-        if not isinstance(document.get(key), dict):
-            document[key] = dict(whole)
+def _set(document: dict[str, Any], written: Mapping[str, Any], keys: list[str], value: Any) -> None:
+    """Write a value at a path. Another `kind` has other defaults: of its part only what was written stays."""
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = written.get(key)
+        written = inner if isinstance(inner, Mapping) else {}
+        if not isinstance(document.get(key), dict) or keys[depth:] == ["kind"]:
+            document[key] = dict(written)
         document = document[key]
     document[keys[-1]] = value

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": {"files", "spec"},
     "runs": UPPER | {"specfile"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins"},
+    "tuning": UPPER | {"specfile", "run", "runs"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "runs", "run"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
@@ -50,8 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
     | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
-    | {"jobs", "client"},
-    "__init__": {"errors", "spec", "models", "search", "run", "runs", "client"},
+    | {"jobs", "client", "tuning"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs", "client", "tuning"},
 }
 
 # What the command line may load before a command runs.
@@ -60,7 +61,7 @@ LIGHT = {"cli", "errors", "doctor"}
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/fleet/",),
-    "ray": ("training/fleet/", "training/driver.py"),
+    "ray": ("training/fleet/", "training/driver.py", "tuning/runner.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
@@ -74,6 +75,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "api": ("cli/service.py", "cli/keys.py", "client/local.py"),
     "matplotlib": ("data/", "report.py"),
+    "optuna": ("tuning/tpe.py",),
 }
 
 
