@@ -188,6 +188,10 @@ class TuneSpec(Frozen):
                 )
             if field.split(".")[0] == "data" and not field.startswith("data.augment"):
                 raise ValueError(f"space: {field} would change what is measured: of data only data.augment may vary")
+            if field == "loss.kind":
+                raise ValueError(
+                    "space: a margin belongs to its loss: write loss: {choice: [{kind: triplet, margin: ...}, ...]}"
+                )
             if field == "train":
                 raise ValueError("space: train holds steps and evaluations too: name its fields, as train.optimizer")
         return self
