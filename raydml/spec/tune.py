@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from typing_extensions import TypeAliasType
@@ -82,16 +82,19 @@ Vary = (
     | Annotated[Choice, Tag("=choice")]
 )
 Domain = Annotated[Vary, Discriminator(_kind)]
-Node = TypeAliasType(
-    "Node",
-    Annotated[
-        Vary
-        | Annotated[dict[str, "Node"], Tag("=part")]
-        | Annotated[list["Node"], Tag("=list")]
-        | Annotated[bool | int | float | str | None, Tag("=value")],
-        Discriminator(_kind),
-    ],
-)
+if TYPE_CHECKING:
+    Node = Any  # mypy knows no alias that holds itself
+else:
+    Node = TypeAliasType(
+        "Node",
+        Annotated[
+            Vary
+            | Annotated[dict[str, "Node"], Tag("=part")]
+            | Annotated[list["Node"], Tag("=list")]
+            | Annotated[bool | int | float | str | None, Tag("=value")],
+            Discriminator(_kind),
+        ],
+    )
 Choice.model_rebuild()
 
 
