@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -35,6 +36,13 @@ ROOM_SECONDS = 180.0  # without one running process, though work waits; then the
 
 Work = Callable[[Path, int], None]
 """(a trial's folder, the step to train to): do it, and say in run.json what came of it."""
+
+
+def room_to_come(address: str | None) -> tuple[float, float] | None:
+    """CPUs and GPUs of the local Ray that would be started; None where there is one, or an address of one."""
+    if address is not None or ray.is_initialized():
+        return None
+    return float(os.cpu_count() or 1), float(torch.cuda.device_count())
 
 
 def room() -> tuple[float, float]:

@@ -23,7 +23,7 @@ from raydml.runs import home as default_home
 from raydml.spec import JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.evaluate import has_positives
-from raydml.tuning.admission import admitted, need_of
+from raydml.tuning.admission import Need, admitted, need_of
 from raydml.tuning.planner import Planner
 from raydml.tuning.record import StudyRecord, trial_names
 from raydml.tuning.result import StudyResult, read_result
@@ -56,6 +56,8 @@ def tune(
     Ctrl-C saves a checkpoint of each running trial and raises Interrupted; a second one stops at once. Raises
     SpecError, DataError or ResourceError, with the arithmetic, before a trial starts.
     """
+    from raydml.tuning.runner import room_to_come
+
     checked = located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
     root = Path(home).expanduser().resolve() if home else default_home()
     folder = root / "studies" / checked.name
@@ -66,6 +68,9 @@ def tune(
         dataset, model = plugged_in(checked, dataset, model)
         if not record.read():
             check(checked, root, collections, dataset=dataset, model=model)
+        to_come = room_to_come(address)
+        if to_come is not None:  # refused before a Ray is started: that takes seconds
+            _admit(checked, corners, to_come)
         began = _started(record, checked)
         training = Training(root, dataset, model)
         try:
@@ -123,14 +128,18 @@ def search(
     """Do all work of a study in the Ray that is connected. Raises Interrupted where it was stopped on request."""
     from raydml.tuning.runner import room, run
 
-    cpus, gpus = room()
-    need = need_of(corners, tuned(spec).gpu_share, gpus)
-    concurrency = admitted(need, cpus, gpus, tuned(spec).concurrency)
+    need, concurrency = _admit(spec, corners, room())
     planner = Planner(spec, record, concurrency, **options)
     watch = _Watch(record, planner, began, listen)
     run(planner, work, need, watch.turn)
     if record.stop_requested():
         raise Interrupted(f"study {spec.name} was stopped, its trials kept; the same command goes on from there")
+
+
+def _admit(spec: JobSpec, corners: list[JobSpec], room: tuple[float, float]) -> tuple[Need, int]:
+    """What a trial takes, and how many run at once. Raises ResourceError, with the arithmetic, where none can."""
+    need = need_of(corners, tuned(spec).gpu_share, room[1])
+    return need, admitted(need, *room, tuned(spec).concurrency)
 
 
 class _Watch:
