@@ -69,8 +69,8 @@ def train(
     started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
     SpecError, DataError or ResourceError before work starts.
     """
-    checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
-    dataset, model = _plugged(checked, dataset, model)
+    checked = located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
+    dataset, model = plugged_in(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
     shelf = collections or root / "collections"
     with owned(root / "runs" / checked.name, again) as record:
@@ -92,7 +92,9 @@ def train(
     return Run(record.folder, root, model)
 
 
-def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> tuple[object | None, nn.Module | None]:
+def plugged_in(
+    spec: JobSpec, dataset: object | None, model: nn.Module | None
+) -> tuple[object | None, nn.Module | None]:
     """What was handed over, and where nothing was, what the plug-ins make that the spec names."""
     data, backbone = spec.data, spec.model.backbone
     if dataset is None and isinstance(data, CustomData) and data.plugin is not None:
@@ -104,11 +106,18 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
-def check(spec: JobSpec, home: Path, collections: Path | None = None) -> None:
+def check(
+    spec: JobSpec,
+    home: Path,
+    collections: Path | None = None,
+    *,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
+) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
-    dataset, model = _plugged(spec, None, None)
+    dataset, model = plugged_in(spec, dataset, model)
     shelf = collections or home / "collections"
-    _prepare(_located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
+    _prepare(located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -119,7 +128,7 @@ def _at_most_usable(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
-def _located(spec: JobSpec) -> JobSpec:
+def located(spec: JobSpec) -> JobSpec:
     """The spec with all paths made absolute: workers run in folders of their own."""
     model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
     data = _with_absolute_path(spec.data)
@@ -341,7 +350,7 @@ def evaluate(
         raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
-    dataset, model = _plugged(spec, dataset, model)
+    dataset, model = plugged_in(spec, dataset, model)
     embedder = load_model(run.model, module=model)
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")

@@ -20,6 +20,7 @@ from raydml.cli import (
     runs,
     service,
     specs,
+    tuning,
     webhooks,
 )
 
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": specs.plan,
     "schema": specs.schema,
     "train": runs.train,
+    "tune": tuning.tune,
     "evaluate": runs.evaluate,
     "compare": comparing.compare,
     "events": runs.events,

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": UPPER | {"specfile"},
     "comparison": UPPER | {"specfile", "runs"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins", "tracking"},
+    "tuning": UPPER | {"specfile", "run", "runs"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
@@ -52,8 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
     | {"datasets", "run", "runs", "comparison", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
-    | {"jobs", "client"},
-    "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client"},
+    | {"jobs", "client", "tuning"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client", "tuning"},
 }
 
 # What the command line may load before a command runs.
@@ -62,7 +63,7 @@ LIGHT = {"cli", "errors", "doctor"}
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/fleet/",),
-    "ray": ("training/fleet/", "training/driver.py"),
+    "ray": ("training/fleet/", "training/driver.py", "tuning/runner.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
@@ -79,6 +80,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "torch.utils.tensorboard": ("tracking/",),
     "api": ("cli/service.py", "cli/keys.py", "client/local.py"),
     "matplotlib": ("data/", "report.py"),
+    "optuna": ("tuning/tpe.py",),
 }
 
 
