@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from raydml.environment import describe_environment
 from raydml.errors import CheckpointError, DataError, Interrupted, ResourceError, SpecError
 from raydml.evaluation import baseline
 from raydml.evaluation.results import write_results
-from raydml.evaluation.scores import Metric
+from raydml.evaluation.scores import Metric, check_metric
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
+from raydml.parallel.measured import key_of, recall
 from raydml.plugins import plugged
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
@@ -169,7 +170,8 @@ def _prepare(
     if spec.parallel.strategy == "auto":
         device = torch.device("cuda" if spec.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
         copied = build_model(spec.model, items.input_shape, spec.seed, custom=model)
-        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes)
+        known = recall(root, key_of(spec, items))
+        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes, known)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, shelf)
@@ -344,10 +346,8 @@ def evaluate(
     """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
-    wanted = spec.evaluate.model_copy(update={"metric": metric or spec.evaluate.metric})
-    beside = run.baseline if wanted == spec.evaluate else {}
-    if wanted.metric not in get_args(Metric):
-        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
+    own = spec.evaluate
+    wanted = own.model_copy(update={"metric": check_metric(metric or own.metric)})
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
     dataset, model = plugged_in(spec, dataset, model)
@@ -358,5 +358,5 @@ def evaluate(
     metrics, bounds, results = measure_test(embeddings, items, spec.model_copy(update={"evaluate": wanted}), ALONE)
     if results is not None:
         write_results(run.folder, results, model=run.sha256)
-    intervals = {name: list(bound) for name, bound in bounds.items()}
+    intervals, beside = {name: list(bound) for name, bound in bounds.items()}, run.baseline if wanted == own else {}
     return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": beside, "sha256": run.sha256}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from raydml.membership import View, share
 from raydml.parallel import Group
 from raydml.parallel.group import present_call, talking
 from raydml.spec import MeshSpec
+
+_BYTES_SENT = 200  # where linux/tcp.h has it in tcp_info
 
 # Heartbeats find the dead; this is for what they cannot see: a live member that waits for something else.
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -107,6 +110,15 @@ def fixed_group(
     processes = ProcessGroup(lambda: store, backend)
     processes.form(View("fixed", 1, names, deal, 0, None), names[rank], group)
     return processes, group
+
+
+def bytes_sent() -> int:
+    """Bytes that this process has sent over TCP so far, by connections that are open: tcpi_bytes_sent of the kernel."""
+    total = 0
+    for descriptor in _sockets().values():
+        with socket.socket(fileno=os.dup(descriptor)) as copy:
+            total += struct.unpack_from("<Q", copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), _BYTES_SENT)[0]
+    return total
 
 
 def _sockets() -> dict[int, int]:

@@ -47,13 +47,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins", "tracking"},
     "tuning": UPPER | {"specfile", "run", "runs"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run"},
+    "study": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "comparison", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
-    | {"jobs", "client", "tuning"},
+    | {"datasets", "run", "runs", "comparison", "study", "progress", "report", "specfile", "plan", "demo", "doctor"}
+    | {"starter", "jobs", "client", "tuning"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client", "tuning"},
 }
 
