@@ -3,8 +3,8 @@
     python benchmarks/cluster.py --env ENV --lab FOLDER     # as root; ENV: a virtual environment with raydml's wheel
 
 Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the
-folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of cluster.yaml
-only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
+folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of
+cluster.yaml only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
 """
 
 from __future__ import annotations
