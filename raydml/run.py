@@ -35,6 +35,7 @@ from raydml.runs import home as default_home
 from raydml.search import Collection, Facts
 from raydml.spec import CustomBackbone, CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
+from raydml.tracking import Tracking, check_installed
 from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
@@ -69,8 +70,8 @@ def train(
     started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
     SpecError, DataError or ResourceError before work starts.
     """
-    checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
-    dataset, model = _plugged(checked, dataset, model)
+    checked = located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
+    dataset, model = plugged_in(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
     shelf = collections or root / "collections"
     with owned(root / "runs" / checked.name, again) as record:
@@ -80,18 +81,21 @@ def train(
         if why is not None:
             record.change(strategy=why)
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
-        try:
-            _train_on_ray(job, record, items, address, listen, resume)
-            _finish(checked, record, items, shelf, model)
-        except BaseException as error:
-            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
-                record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
-            raise
+        with Tracking(checked, record, root):
+            try:
+                _train_on_ray(job, record, items, address, listen, resume)
+                _finish(checked, record, items, shelf, model)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+                with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
+                    record.change(state=state, reason=str(error) or type(error).__name__)
+                raise
     return Run(record.folder, root, model)
 
 
-def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> tuple[object | None, nn.Module | None]:
+def plugged_in(
+    spec: JobSpec, dataset: object | None, model: nn.Module | None
+) -> tuple[object | None, nn.Module | None]:
     """What was handed over, and where nothing was, what the plug-ins make that the spec names."""
     data, backbone = spec.data, spec.model.backbone
     if dataset is None and isinstance(data, CustomData) and data.plugin is not None:
@@ -103,11 +107,18 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
-def check(spec: JobSpec, home: Path, collections: Path | None = None) -> None:
+def check(
+    spec: JobSpec,
+    home: Path,
+    collections: Path | None = None,
+    *,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
+) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
-    dataset, model = _plugged(spec, None, None)
+    dataset, model = plugged_in(spec, dataset, model)
     shelf = collections or home / "collections"
-    _prepare(_located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
+    _prepare(located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -118,7 +129,7 @@ def _at_most_usable(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
-def _located(spec: JobSpec) -> JobSpec:
+def located(spec: JobSpec) -> JobSpec:
     """The spec with all paths made absolute: workers run in folders of their own."""
     model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
     data = _with_absolute_path(spec.data)
@@ -145,6 +156,7 @@ def _prepare(
         raise SpecError(
             "data.kind: custom and raydml.train(dataset=...) belong together: give both or neither, or data.plugin"
         )
+    check_installed(spec)
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
     if not has_positives(items, "test"):
@@ -338,7 +350,7 @@ def evaluate(
     wanted = own.model_copy(update={"metric": check_metric(metric or own.metric)})
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
-    dataset, model = _plugged(spec, dataset, model)
+    dataset, model = plugged_in(spec, dataset, model)
     embedder = load_model(run.model, module=model)
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")

@@ -33,6 +33,10 @@ def validate(spec: SpecPath, overrides: Overrides = None, as_json: Json = False)
         from raydml.specfile import load_spec
 
         loaded = load_spec(spec, overrides or ())
+        if loaded.tune is not None:
+            from raydml.tuning.trials import check_space
+
+            check_space(loaded)
         document = {"valid": True, "name": loaded.name, "exactness": loaded.exactness, "digest": loaded.digest()}
         answer(document, f"{spec}: valid, run {loaded.name}, {loaded.exactness}")
 
