@@ -94,6 +94,8 @@ class Planner:
         """A piece of work is over; `died` says why, where its process could not say so itself."""
         self.running.discard(trial)
         state = self.record.trial(trial)
+        if died is None and not self.over and state.step <= self._trials[trial].step:
+            died = f"it came no further than step {state.step}, and did not say why"  # nor would it the next time
         if died is not None and state.state not in ENDED:
             self.record.change_trial(trial, state="failed", reason=died)
             state = self.record.trial(trial)

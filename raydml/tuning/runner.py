@@ -54,8 +54,12 @@ def room() -> tuple[float, float]:
 def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> None:
     """Until there is no work, or the study was stopped. `turn` is called a few times a second by the caller's thread.
 
-    Raises what the planner raises, and ResourceError where the cluster has no room any more.
+    The first Ctrl-C asks the study to stop, a second one leaves at once. Raises what the planner raises, and
+    ResourceError where the cluster has no room any more.
     """
+    first = planner.next()
+    if first == "done":
+        return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
@@ -65,15 +69,22 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
 
     def fit() -> None:
         try:
-            _tuner(planner, work, need, scratch).fit()
+            _tuner(Questions(planner, first), work, need, scratch).fit()
         except BaseException as error:  # it reaches the caller below
             failure.append(error)
 
     thread = threading.Thread(target=fit, daemon=True, name="raydml-tune")  # in the main one it would take Ctrl-C
     thread.start()
+    asked = False
     while thread.is_alive():
-        thread.join(0.2)
-        turn()
+        try:
+            thread.join(0.2)
+            turn()
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            planner.record.request_stop()
     shutil.rmtree(scratch, ignore_errors=True)
     if failure:
         raise failure[0]
@@ -81,7 +92,7 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
         raise RunError("Ray Tune ended before the study did: the same command goes on")
 
 
-def _tuner(planner: Planner, work: Work, need: Need, scratch: Path) -> Any:
+def _tuner(questions: Questions, work: Work, need: Need, scratch: Path) -> Any:
     def trainable(config: dict[str, Any]) -> None:
         work(Path(config["folder"]), config["until"])
         tune.report({"until": config["until"]})
@@ -89,28 +100,30 @@ def _tuner(planner: Planner, work: Work, need: Need, scratch: Path) -> Any:
     resources = {"CPU": need.own} | ({"GPU": need.gpus} if need.gpus and not need.workers else {})
     return tune.Tuner(
         tune.with_resources(trainable, resources),
-        tune_config=tune.TuneConfig(search_alg=Questions(planner), num_samples=10**9, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=questions, num_samples=10**9, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=DEATHS - 1),
-            callbacks=[Watching(planner)],
+            callbacks=[Watching(questions.planner)],
         ),
     )
 
 
 class Questions(Searcher):  # type: ignore[misc]
-    """What Ray Tune asks for work."""
+    """What Ray Tune asks for work; `first` is what the planner has handed out already."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, first: Task | str) -> None:
         super().__init__()
-        self._planner = planner
+        self.planner = planner
+        self._first: Task | str | None = first
         self._tasks: dict[str, Task] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A piece of work; None where it has to wait for others, FINISHED where there is none any more."""
-        task = self._planner.next()
+        task = self._first or self.planner.next()
+        self._first = None
         if isinstance(task, str):
             return None if task == "wait" else Searcher.FINISHED
         self._tasks[trial_id] = task
@@ -119,7 +132,7 @@ class Questions(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The piece of work is over, or its process died too often."""
         task = self._tasks.pop(trial_id)
-        self._planner.ended(task.trial, f"its process died {DEATHS} times before step {task.until}" if error else None)
+        self.planner.ended(task.trial, f"its process died {DEATHS} times before step {task.until}" if error else None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is known is in the study's folder."""

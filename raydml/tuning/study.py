@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,25 +16,25 @@ from torch import nn
 
 from raydml import run as runs_of
 from raydml.data import open_dataset
-from raydml.errors import DataError, Interrupted, RunError, RunExists, SpecError
+from raydml.errors import DataError, Interrupted, ResourceError, RunError, RunExists, SpecError
 from raydml.files import digest_of_json, whole_folder, write_bytes
 from raydml.run import located, plugged_in
 from raydml.runs import find_run, held, set_aside
 from raydml.runs import home as default_home
-from raydml.spec import JobSpec
+from raydml.spec import Choice, JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.evaluate import has_positives
 from raydml.tuning.admission import Need, admitted, need_of
 from raydml.tuning.planner import Planner
 from raydml.tuning.record import StudyRecord, trial_names
 from raydml.tuning.result import StudyResult, read_result
-from raydml.tuning.space import draw
+from raydml.tuning.space import dimensions, draw
 from raydml.tuning.table import write_table
 from raydml.tuning.trial import Training
 from raydml.tuning.trials import check_space, configured_spec, trial_spec, tuned
 
 Listener = Callable[[StudyResult], None]
-LOOKS = 12  # specs of the space that are tried on the data before a study begins
+LOOKS = 12  # draws, of which one of each combination of choices is tried on the data before a study begins
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -81,7 +82,8 @@ def tune(
                 _crown(checked, record, partial(_train, dataset, model, address, root, collections))
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            _ended(record, began, "interrupted" if stopped else "failed", str(error) or type(error).__name__)
+            with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
+                _ended(record, began, "interrupted" if stopped else "failed", str(error) or type(error).__name__)
             raise
         _ended(record, began, "succeeded", None)
     return read_result(folder)
@@ -106,9 +108,13 @@ def check(
             f"the validation split has {len(items.indices('validation'))} items and no class of two, so trials could "
             f"not be compared without the test classes: give more rows `split: validation`"
         )
-    random = np.random.default_rng(spec.seed)
+    random, space, seen = np.random.default_rng(spec.seed), tuned(spec).space, set()
     for _ in range(LOOKS):
-        values = draw(tuned(spec).space, random)
+        values = draw(space, random)
+        chosen = tuple(values[path] for path, each in dimensions(space, values).items() if isinstance(each, Choice))
+        if chosen in seen:
+            continue
+        seen.add(chosen)
         try:
             drawn = trial_spec(spec, values, spec.name, spec.seed)
         except SpecError:

@@ -321,3 +321,12 @@ def test_results_are_a_row_per_trial(tmp_path: Path) -> None:
     for row in rows:
         margin = float(row["field:loss.margin"])
         assert row["score"] == pytest.approx(near({"loss": {"margin": margin}}, 90))
+
+
+def test_a_trial_that_comes_no_further_fails_instead_of_being_tried_for_ever(tmp_path: Path) -> None:
+    planner = new_study(tmp_path / "study", study_spec({"trials": 2}))
+    done = drive(planner, lambda folder, until: None)
+    assert len(done) == 2
+    assert [row.reason for row in read_result(tmp_path / "study").rows] == [
+        "it came no further than step 0, and did not say why"
+    ] * 2
