@@ -41,7 +41,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     rules = Rules(settings.job_retries, settings.stop_seconds)
     local = None if settings.cluster else LocalRay(settings.home, settings.cpus)
     launcher: Launcher = LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, _token())
-    supervisor = Supervisor(database, settings.home, launcher, rules, driver_cpus=0.0 if local else 1.0)
+    supervisor = Supervisor(database, settings.home, launcher, rules)
     courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
     keeping = Keeping(settings.record_days, settings.upload_days)
@@ -119,8 +119,12 @@ def _stop_runs(supervisor: Supervisor, seconds: float) -> None:
 
 def _token() -> str | None:
     """Of a cluster that asks for one, where Ray itself looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return os.environ.get("RAY_AUTH_TOKEN") or (Path(path).read_text().strip() if path else None)
+    if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        path = "~/.ray/auth_token"
+    return Path(path).expanduser().read_text().strip() if path else None
 
 
 def _end_with_parent() -> None:

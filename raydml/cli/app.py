@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import collections, data, datasets, jobs, keys, machine, models, queries, runs, service, specs, webhooks
+from raydml.cli import (
+    collections,
+    comparing,
+    data,
+    datasets,
+    jobs,
+    keys,
+    machine,
+    models,
+    queries,
+    runs,
+    service,
+    specs,
+    tuning,
+    webhooks,
+)
 
 app = typer.Typer(
     name="raydml",
@@ -24,7 +39,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": specs.plan,
     "schema": specs.schema,
     "train": runs.train,
+    "tune": tuning.tune,
     "evaluate": runs.evaluate,
+    "compare": comparing.compare,
     "events": runs.events,
     "resize": runs.resize,
     "search": queries.search,

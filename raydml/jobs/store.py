@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from raydml.errors import JobChanged, JobNotFound, QuotaExceeded, SpecError
 from raydml.files import digest_of_json
-from raydml.jobs import forks, verbs
+from raydml.jobs import verbs
 from raydml.jobs.changes import add_event, touch
 from raydml.jobs.database import Database
 from raydml.jobs.ids import DEFAULT_PROJECT, milliseconds, new_id
@@ -37,6 +37,7 @@ from raydml.jobs.records import (
 from raydml.jobs.states import STATES, TERMINAL, State
 from raydml.jobs.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LabelRow, MetricRow
 from raydml.specfile import parse_spec
+from raydml.training.forks import copy_checkpoint
 
 MOST = 1000  # items of one page
 
@@ -236,7 +237,7 @@ class JobStore:
         parent = self.get(job, project)
         spec = parse_spec(merge_patch(parent.spec, changes or {}))
         id = new_id("job", self._clock())
-        copied = forks.copy_checkpoint(self.run_folder(job), self.run_folder(id), step, spec.digest())
+        copied = copy_checkpoint(self.run_folder(job), self.run_folder(id), step, spec.digest())
         return self.create(
             spec.model_dump(mode="json"),
             project=parent.project,

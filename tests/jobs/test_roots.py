@@ -19,7 +19,7 @@ from raydml.models import load_model
 from raydml.models.embedding import build_model
 from raydml.models.exported import save_model
 from raydml.plugins import installed, plugged
-from raydml.run import _located, _plugged
+from raydml.run import located, plugged_in
 from raydml.spec import CustomBackbone, ModelSpec
 from raydml.specfile import parse_spec
 
@@ -115,7 +115,7 @@ def test_every_place_where_a_run_reads_a_path_is_confined() -> None:
         "loss": {"kind": "triplet"},
     }
     before = parse_spec(document)
-    changed = set(_changes(before.model_dump(mode="json"), _located(before).model_dump(mode="json")))
+    changed = set(_changes(before.model_dump(mode="json"), located(before).model_dump(mode="json")))
     assert changed == set(PLACES)
     with pytest.raises(SpecError) as refused:
         confined(document, [], nothing)
@@ -147,11 +147,11 @@ def test_plug_ins_are_made_anew_and_a_model_of_one_gets_the_seeds_weights(packag
     document = {"name": "s", "seed": 3, "data": {"kind": "custom", "plugin": "points"}, "loss": {"kind": "triplet"}}
     document["model"] = {"backbone": {"kind": "custom", "plugin": "tiny"}}
     parsed = parse_spec(document)
-    made = [_plugged(parsed, None, None) for _ in range(2)]
+    made = [plugged_in(parsed, None, None) for _ in range(2)]
     assert made[0][1] is not made[1][1] and len(made[0][0]) == 4  # type: ignore[arg-type]
     assert torch.equal(made[0][1].weight, made[1][1].weight)  # type: ignore[union-attr]
     mine = torch.nn.Linear(3, 5)
-    assert _plugged(parsed, None, mine)[1] is mine
+    assert plugged_in(parsed, None, mine)[1] is mine
     with pytest.raises(SpecError, match="no package registers 'nothing'"):
         plugged("models", "nothing")
     with pytest.raises(SpecError, match=r"the plug-in broken .* cannot be made: no licence"):
