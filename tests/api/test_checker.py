@@ -16,7 +16,7 @@ from raydml.errors import SpecError
 from raydml.specfile import parse_spec
 from tests.jobs.house import tiny_spec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 
 
 def checker(home: Path, seconds: float = 120.0, waiting: int = 2) -> Checker:
