@@ -12,7 +12,7 @@ import pytest
 from api import looking
 from api.checking import Checker
 from api.problems import Problem
-from raydml.errors import SpecError
+from raydml.errors import DataError
 from raydml.specfile import parse_spec
 from tests.jobs.house import tiny_spec
 
@@ -90,6 +90,6 @@ async def test_more_questions_than_may_wait_are_refused_and_one_whose_asker_left
     asked[0].cancel()
     await asked[1]
     assert asked[0].cancelled()
-    with pytest.raises(SpecError, match="batch"):
+    with pytest.raises(DataError, match="batch.classes = 64"):
         await made.check(parse_spec(tiny_spec(home, batch={"classes": 64})), home)
     await made.close()
