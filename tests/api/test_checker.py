@@ -90,6 +90,6 @@ async def test_more_questions_than_may_wait_are_refused_and_one_whose_asker_left
     asked[0].cancel()
     await asked[1]
     assert asked[0].cancelled()
-    with pytest.raises(DataError, match="batch.classes = 64"):
+    with pytest.raises(DataError, match=r"batch\.classes = 64"):
         await made.check(parse_spec(tiny_spec(home, batch={"classes": 64})), home)
     await made.close()
