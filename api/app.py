@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.open()
-        service.datasets.resume()
+        service.begin()
         yield
         await service.close()
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
-from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import structlog
-
+from api.looking import Looker, looker_at_hand
 from api.problems import UNPROCESSABLE, Problem
 from api.tasks import busy
 from raydml import errors
 from raydml.spec import JobSpec
 
-log = structlog.get_logger()
-LIMIT = 1 << 26  # bytes of one answer
+Answer = TypeVar("Answer")
 STARTING = 300  # seconds that the process may take to load everything
 
 
 class Checker:
-    """The process, begun with the first question; `waiting` questions may wait for it, each for `seconds` of work."""
+    """The process, begun with the first question; `waiting` questions may wait for it, each for `seconds` of work.
+
+    One that is whole when its application ends is left to the next application of this Python process: to load
+    everything takes far longer than to look at most specs.
+    """
 
     def __init__(self, home: Path, seconds: float, waiting: int) -> None:
         self._home = home
@@ -31,7 +33,13 @@ class Checker:
         self._most = waiting
         self._waiting = 0
         self._turn = asyncio.Lock()
-        self._process: Process | None = None
+        self._looker: Looker | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="raydml-checker")
+        self._begun: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Load everything now, so that the first question need not wait for it."""
+        self._begun = asyncio.create_task(self._begin())
 
     async def check(self, spec: JobSpec, collections: Path) -> None:
         """Raises what training would raise before it begins, Problem 422 where finding out takes too long.
@@ -46,11 +54,19 @@ class Checker:
         return found
 
     async def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
+        """Leave the process to the next application, or end it where it is at work."""
+        looker, self._looker = self._looker, None
+        if looker is not None:
+            if self._turn.locked():
+                looker.end()
+            else:
+                looker.leave()
+        self._thread.shutdown(wait=False)
+
+    async def _begin(self) -> None:
+        async with self._turn:
+            with suppress(EOFError, TimeoutError):  # the first question tells
+                await self._bounded(self._ready, STARTING)
 
     async def _ask(self, spec: JobSpec, plan: bool, collections: str = "") -> dict[str, Any]:
         if self._waiting >= self._most:
@@ -69,39 +85,37 @@ class Checker:
         return answer
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
-        """What the process says; it is ended where it says nothing in time, or where nobody waits any more."""
-        done = False
+        """What the process says. Raises Problem 422 where it says nothing in time, or dies over it."""
         try:
-            process = await self._ready()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(line)
-            said = await asyncio.wait_for(process.stdout.readline(), self._seconds)
-            done = said.endswith(b"\n")
+            looker = await self._bounded(self._ready, STARTING)
+            said = await self._bounded(lambda: looker.ask(line), self._seconds)
         except TimeoutError:
             raise Problem(
                 UNPROCESSABLE,
                 "too-large-to-check",
                 f"the data and the model could not be looked at within {self._seconds:g} s: take fewer or smaller ones",
             ) from None
-        finally:
-            if not done:
-                await self.close()
-        if not done:
+        except EOFError:
             raise Problem(
                 UNPROCESSABLE,
                 "too-large-to-check",
                 "the process that looked at the spec died over it: is the model too large for the memory?",
-            )
+            ) from None
         found: dict[str, Any] = json.loads(said)
         return found
 
-    async def _ready(self) -> Process:
-        if self._process is None or self._process.returncode is not None:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            command = (sys.executable, "-m", "api.checker")
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, env=environment, limit=LIMIT
-            )
-            assert self._process.stdout is not None
-            await asyncio.wait_for(self._process.stdout.readline(), STARTING)  # an empty line: everything is loaded
-        return self._process
+    async def _bounded(self, work: Callable[[], Answer], seconds: float) -> Answer:
+        """The work in the thread; the process is ended where it takes too long, dies, or nobody waits any more."""
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, work), seconds)
+        except BaseException:
+            looker, self._looker = self._looker, None
+            if looker is not None:
+                looker.end()
+            raise
+
+    def _ready(self) -> Looker:
+        if self._looker is None or not self._looker.alive:
+            self._looker = looker_at_hand()
+        self._looker.wait()
+        return self._looker

@@ -112,6 +112,7 @@ def _application(settings: Settings) -> FastAPI:
     configure_logging(settings.log_level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     app = create_app(settings)
+    app.state.service.eager = settings.supervise  # a server that runs jobs is sent some
     _tell_of_signals(app.state.service.jobs.followers.stop)
     return app
 

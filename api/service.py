@@ -34,6 +34,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.eager = False  # whether to load early what many requests never need
         self.requests = Requests()
         self.database = Database(settings.database_url)
         self._stores: dict[str, Store] = {}
@@ -46,6 +47,12 @@ class Service:
         self.models = Models(self.database, settings.home)
         self.datasets = DatasetDesk(settings, self.database)
         self.jobs = JobDesk(settings, self.database, self.tasks, self.datasets)
+
+    def begin(self) -> None:
+        """Take up what another server left, and load what the first request of a job needs."""
+        self.datasets.resume()
+        if self.eager:
+            self.jobs.checker.begin()
 
     def open(self) -> None:
         """Make the server's folder, and bring its database up to date."""

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from raydml.jobs import marked
 
 # Programs of a head without which it is of no use, by a part of their command lines.
 VITAL = ("gcs/gcs_server", "raylet/raylet", "dashboard/dashboard.py")
+CLEARINGS = 100  # times that its scratch folder is removed, until it is gone
 STARTING = 300  # seconds that a head may take, on a machine that is busy
 
 
@@ -79,9 +81,13 @@ class LocalRay:
 
     def _end(self) -> None:
         self._known.unlink(missing_ok=True)
-        marked.end(self.mark)
-        if self._scratch.exists() and not self._scratch.is_symlink() and self._scratch.stat().st_uid == os.getuid():
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        for _ in range(CLEARINGS):
+            marked.end(self.mark)
+            if self._scratch.is_symlink() or not self._scratch.exists() or self._scratch.stat().st_uid != os.getuid():
+                return
+            shutil.rmtree(self._scratch, ignore_errors=True)  # whose files the dying may still add to
+            if self._scratch.exists():
+                time.sleep(0.1)
 
     def _start(self) -> str:
         self._end()

@@ -30,7 +30,7 @@ from raydml.spec import JobSpec
 from tests.api.awaited import Awaited
 from tests.jobs.cluster import FakeAttempt, FakeCluster
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 Make = Callable[..., Any]
 VECTORS = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
 PAYLOADS = [{"colour": "red" if row % 4 else "blue", "row": row} for row in range(40)]
@@ -50,6 +50,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     home = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         environment.setenv("RAYDML_SUPERVISE", "false")  # tests do this
+        environment.setenv("RAYDML_CHECK_SECONDS", "3000")  # on a machine that is busy
         served = {"url": stack.enter_context(uvicorn_of(home))} if request.param == "server" else {"local": home}
         yield Place(home, served)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +73,25 @@ def test_a_ray_is_adopted_asks_for_its_token_runs_attempts_once_and_comes_back(n
         ray.end()
         jobs.close()
     assert list(marked.bearing(ray.mark)) == []
+
+
+def test_its_scratch_folder_goes_though_the_dying_still_write_into_it(near: Path) -> None:
+    ray = LocalRay(near, 1)
+    ray._scratch.mkdir(0o700)
+    written = threading.Event()
+
+    def dying() -> None:
+        with contextlib.suppress(OSError):  # until the folder is gone
+            for number in range(2000):
+                (ray._scratch / str(number)).mkdir()
+                written.set()
+
+    thread = threading.Thread(target=dying)
+    thread.start()
+    written.wait()
+    ray.end()
+    thread.join()
+    assert not ray._scratch.exists()
 
 
 def submit(jobs: LocalJobs, launch: Launch) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -100,6 +101,21 @@ def test_nobody_sees_or_changes_another_owners_job(store: JobStore) -> None:
     assert store.list(project=THEIRS).items == ()
     assert store.list(project=OURS).items == (store.get(job, OURS),)
     assert store.get(job).version == 1
+
+
+def test_a_patch_that_changes_nothing_is_no_new_version(store: JobStore) -> None:
+    job = store.create(a_spec(), labels={"a": "1"}, priority=2)
+    nothing: list[dict[str, Any]] = [{}, {"labels": {"a": "1", "b": None}}, {"priority": 2}, {"max_workers": 4}]
+    for changes in nothing:
+        assert store.patch(job.id, **changes) == job, changes
+    something: list[dict[str, Any]] = [
+        {"labels": {"a": "2"}},
+        {"labels": {"a": None}},
+        {"priority": 3},
+        {"max_workers": 3},
+    ]
+    for number, changes in enumerate(something, start=1):
+        assert store.patch(job.id, **changes).version == job.version + number, changes
 
 
 def test_a_patch_of_an_older_version_is_refused_and_changes_nothing(store: JobStore) -> None:
