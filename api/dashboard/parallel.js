@@ -7,6 +7,7 @@ const HEIGHT = 340;
 const TOP = 34;
 const BOTTOM = 22;
 const SIDE = 60;
+const NARROW = 96; // pixels between two axes, at least
 const NEAR = 18; // pixels from an axis that belong to it
 const LOGARITHMIC = 50; // times that the largest value is the smallest one
 
@@ -21,7 +22,7 @@ export function parallel({ title, columns, changed, signal }) {
   let chosen = -1;
   let dragged = null;
   const view = canvas(title, HEIGHT, draw, signal);
-  view.element.style.touchAction = "none";
+  view.element.style.minWidth = `${axes.length * NARROW}px`;
 
   const x = (place, width) => (axes.length > 1 ? SIDE + (place / (axes.length - 1)) * (width - 2 * SIDE) : width / 2);
   const y = (share) => HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
@@ -71,7 +72,13 @@ export function parallel({ title, columns, changed, signal }) {
     context.font = `11px ${colour("--sans")}`;
     context.fillStyle = colour("--muted");
     context.textAlign = place === axes.length - 1 ? "right" : "left";
-    for (const [text, share] of one.ticks) context.fillText(text, left + (place === axes.length - 1 ? -8 : 8), y(share) + 4);
+    context.strokeStyle = colour("--surface");
+    context.lineWidth = 3;
+    for (const [text, share] of one.ticks) {
+      const spot = [text, left + (place === axes.length - 1 ? -8 : 8), y(share) + 4];
+      context.strokeText(...spot);
+      context.fillText(...spot);
+    }
   }
 
   const share = (event) => Math.min(1, Math.max(0, (HEIGHT - BOTTOM - event.offsetY) / (HEIGHT - TOP - BOTTOM)));

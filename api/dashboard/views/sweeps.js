@@ -37,7 +37,7 @@ function grouped(jobs) {
 
 function drawn(jobs, signal) {
   const specs = jobs.map((job) => flat(job.spec));
-  const fields = [...new Set(specs.flatMap((spec) => Object.keys(spec)))].filter((field) => !LEFT_OUT.has(field) && new Set(specs.map((spec) => JSON.stringify(spec[field]))).size > 1);
+  const fields = [...new Set(specs.flatMap((spec) => Object.keys(spec)))].filter((field) => !LEFT_OUT.has(field) && varied(specs, field));
   const shown = fields.slice(0, MOST_FIELDS);
   const columns = [
     ...shown.map((field) => ({ name: field.split(".").slice(-2).join("."), values: specs.map((spec) => spec[field] ?? null) })),
@@ -60,10 +60,13 @@ function drawn(jobs, signal) {
 
   draw();
   return [
-    panel("Fields and metrics", { note: `${number(jobs.length)} jobs; drag along an axis to keep a range, click it to let go` }, chart.element),
+    panel("Fields and metrics", { note: `${number(jobs.length)} jobs; drag along an axis to keep a range, click it to let go` }, h("div", { class: "scroll" }, chart.element)),
     panel("Jobs", { note: "the best first" }, list),
   ];
 }
+
+/** Whether jobs that have the field have different values of it: one that only some have follows from another. */
+const varied = (specs, field) => new Set(specs.map((spec) => spec[field]).filter((value) => value !== undefined && value !== null)).size > 1;
 
 /** A nested document as one of dotted names. */
 function flat(document, prefix = "") {
@@ -72,4 +75,4 @@ function flat(document, prefix = "") {
   );
 }
 
-const said = (value) => (typeof value === "number" ? number(value) : value === undefined ? "–" : String(value));
+const said = (value) => (typeof value === "number" ? number(value) : value === undefined || value === null ? "–" : String(value));
