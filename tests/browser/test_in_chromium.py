@@ -16,9 +16,9 @@ from raydml.jobs import marked
 from raydml.jobs.database import Database
 from raydml.jobs.keys import create_key
 from tests.api.conftest import server
-from tests.browser.conftest import SHOTS, WIDE, Trained, kill
+from tests.browser.conftest import SHOTS, WIDE, Trained, a_spec, checks, kill
 from tests.browser.visitor import Visitor
-from tests.jobs.house import House, tiny_spec
+from tests.jobs.house import House
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
 EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
@@ -45,7 +45,7 @@ def test_a_spec_is_checked_submitted_and_watched_while_a_worker_dies_and_another
     visitor: Visitor, house: House
 ) -> None:
     page = visitor.page
-    spec = tiny_spec(house.home, "watched", train={"steps": 5000, "evaluate_every": 500, "checkpoint_every": 50})
+    spec = a_spec(house.home, "watched", train={"steps": 5000, "evaluate_every": 500, "checkpoint_every": 50})
     visitor.open("/submit", "New job")
     area = page.get_by_label("Spec, YAML")
     area.fill(yaml.safe_dump(spec | {"loss": {"kind": "multi_similarty"}}))
@@ -123,7 +123,7 @@ def test_two_runs_are_compared_by_what_got_fixed_and_what_broke(
 @EVERYWHERE
 def test_a_dropped_image_finds_itself_and_its_class(visitor: Visitor, trained: Trained, house: House) -> None:
     page = visitor.page
-    data = np.load(house.home / "data.npz")
+    data = np.load(checks(house.home))
     file = io.BytesIO()
     Image.fromarray(data["inputs"][80]).save(file, "PNG")
     visitor.open("/search?collection=second", "Search")
