@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_spec_is_checked_submitted_and_watched_while_a_worker_dies_and_another
     visitor.until(lambda: workers_now(house, job) == 2 and extra_workers(house), "two workers train")
     kill(extra_workers(house)[0])
     changes = visitor.panel("Changes of the group")
-    visitor.wait(changes.get_by_role("cell", name="death", exact=True))
+    visitor.wait(changes.get_by_role("cell", name=re.compile("^(death|lost)$")))
     visitor.until(lambda: workers_now(house, job) == 2, "another worker came")
     visitor.wait(visitor.panel("Events").get_by_text("1 → 2 workers"))
     for title in ("Loss", "Workers", "Throughput", "Gradient norm"):
