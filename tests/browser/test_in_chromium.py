@@ -112,7 +112,7 @@ def test_two_runs_are_compared_by_what_got_fixed_and_what_broke(
     visitor.wait(fixed)
     found = house.ask("GET", f"/v1/jobs/{trained.first}/evaluation:compare?with={trained.second}").json()
     assert found["num_fixed"] > 0
-    visitor.wait(fixed.get_by_text(f"{found['num_fixed']} of {found['queries']} queries"))
+    visitor.wait(fixed.get_by_text(f"{found['num_fixed']:,} of {found['queries']:,} queries"))
     visitor.check_drawn(fixed.locator(".tile canvas").first)
     gained = visitor.panel("What was gained").get_by_role("row", name="MAP@R").get_by_role("cell").all_inner_texts()
     assert float(gained[1]) == pytest.approx(found["metrics"]["map_at_r"]["before"], abs=1e-4)
