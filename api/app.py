@@ -22,6 +22,7 @@ from api import (
     job_streams,
     job_verbs,
     jobs,
+    keys,
     metrics,
     models,
     openapi,
@@ -43,7 +44,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
-    job_parts, comparisons, artifacts, datasets, models, webhooks, schemas, audit, metrics, health, page,
+    job_parts, comparisons, artifacts, datasets, models, webhooks, keys, schemas, audit, metrics, health, page,
 )  # fmt: skip
 
 

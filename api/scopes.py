@@ -19,6 +19,7 @@ RESOURCES: dict[str, tuple[Needed, Needed]] = {
     "aliases": ("search:read", "collections:write"),
     "schemas": ("none", "admin"),
     "webhooks": ("admin", "admin"),
+    "keys": ("admin", "admin"),
     "audit": ("admin", "admin"),
 }
 

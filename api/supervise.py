@@ -20,6 +20,7 @@ from api.settings import Settings
 from raydml.errors import RaydmlError
 from raydml.jobs.database import Database
 from raydml.jobs.decisions import Rules
+from raydml.jobs.housekeeping import Housekeeping, Keeping
 from raydml.jobs.launcher import Launcher, Unreachable
 from raydml.jobs.local_ray import LocalRay
 from raydml.jobs.ray_jobs import ClusterJobs, LocalJobs
@@ -29,6 +30,7 @@ from raydml.jobs.webhooks import Courier
 log = structlog.get_logger()
 BETWEEN = 0.2  # seconds between two turns
 _LOOK = 1.0  # seconds between two looks for what is to be sent
+_ROUND = 60.0  # seconds between two looks whether a round is due
 
 
 def supervise(settings: Settings, stop: threading.Event) -> None:
@@ -39,9 +41,14 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     rules = Rules(settings.job_retries, settings.stop_seconds)
     local = None if settings.cluster else LocalRay(settings.home, settings.cpus)
     launcher: Launcher = LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, _token())
-    supervisor = Supervisor(database, settings.home, launcher, rules, driver_cpus=0.0 if local else 1.0)
+    supervisor = Supervisor(database, settings.home, launcher, rules)
     courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
+    keeping = Keeping(settings.record_days, settings.upload_days)
+    keeper = threading.Thread(
+        target=_keep_house, args=(Housekeeping(database, settings.home, keeping), stop), daemon=True
+    )
+    keeper.start()
     log.info("supervising", name=supervisor.name, ray=settings.cluster or "local")
     while not stop.is_set():
         _turn(supervisor, launcher)
@@ -50,7 +57,8 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
-    courier.join(2 * _LOOK)  # what it has not sent by then, another one sends
+    for thread in (courier, keeper):
+        thread.join(2 * _LOOK)  # what is not done by then, another one does
     launcher.close()
     database.close()
 
@@ -79,6 +87,16 @@ def _deliver(courier: Courier, stop: threading.Event) -> None:
             stop.wait(_LOOK)
 
 
+def _keep_house(housekeeping: Housekeeping, stop: threading.Event) -> None:
+    """Rounds through what nobody needs any more, in a thread of their own: folders may be large."""
+    while not stop.is_set():
+        try:
+            housekeeping.tick()
+        except Exception:
+            log.exception("housekeeping_failed")
+        stop.wait(_ROUND)
+
+
 def _mend(launcher: Launcher) -> None:
     began = time.monotonic()
     try:
@@ -101,8 +119,12 @@ def _stop_runs(supervisor: Supervisor, seconds: float) -> None:
 
 def _token() -> str | None:
     """Of a cluster that asks for one, where Ray itself looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return os.environ.get("RAY_AUTH_TOKEN") or (Path(path).read_text().strip() if path else None)
+    if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        path = "~/.ray/auth_token"
+    return Path(path).expanduser().read_text().strip() if path else None
 
 
 def _end_with_parent() -> None:

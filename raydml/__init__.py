@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raydml.runs import resize
     from raydml.search import Collection
     from raydml.spec import JobSpec
+    from raydml.tuning.study import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "load_model",
     "resize",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "load_model": "raydml.models",
     "resize": "raydml.runs",
     "train": "raydml.run",
+    "tune": "raydml.tuning.study",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from raydml.environment import describe_environment
 from raydml.errors import CheckpointError, DataError, Interrupted, ResourceError, SpecError
 from raydml.evaluation import baseline
 from raydml.evaluation.results import write_results
-from raydml.evaluation.scores import Metric
+from raydml.evaluation.scores import Metric, check_metric
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
+from raydml.parallel.measured import key_of, recall
 from raydml.plugins import plugged
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
@@ -34,6 +35,7 @@ from raydml.runs import home as default_home
 from raydml.search import Collection, Facts
 from raydml.spec import CustomBackbone, CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
+from raydml.tracking import Tracking, check_installed
 from raydml.training import history
 from raydml.training.checkpoints import Checkpoints
 from raydml.training.evaluate import embed_split, has_positives, measure_split, measure_test
@@ -68,8 +70,8 @@ def train(
     started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
     SpecError, DataError or ResourceError before work starts.
     """
-    checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
-    dataset, model = _plugged(checked, dataset, model)
+    checked = located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
+    dataset, model = plugged_in(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
     shelf = collections or root / "collections"
     with owned(root / "runs" / checked.name, again) as record:
@@ -79,18 +81,21 @@ def train(
         if why is not None:
             record.change(strategy=why)
         job = Job(_at_most_usable(checked), record.folder, root, resume.step, dataset, model)
-        try:
-            _train_on_ray(job, record, items, address, listen, resume)
-            _finish(checked, record, items, shelf, model)
-        except BaseException as error:
-            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
-                record.change(state="interrupted" if stopped else "failed", reason=str(error) or type(error).__name__)
-            raise
+        with Tracking(checked, record, root):
+            try:
+                _train_on_ray(job, record, items, address, listen, resume)
+                _finish(checked, record, items, shelf, model)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+                with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
+                    record.change(state=state, reason=str(error) or type(error).__name__)
+                raise
     return Run(record.folder, root, model)
 
 
-def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> tuple[object | None, nn.Module | None]:
+def plugged_in(
+    spec: JobSpec, dataset: object | None, model: nn.Module | None
+) -> tuple[object | None, nn.Module | None]:
     """What was handed over, and where nothing was, what the plug-ins make that the spec names."""
     data, backbone = spec.data, spec.model.backbone
     if dataset is None and isinstance(data, CustomData) and data.plugin is not None:
@@ -102,11 +107,18 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
-def check(spec: JobSpec, home: Path, collections: Path | None = None) -> None:
+def check(
+    spec: JobSpec,
+    home: Path,
+    collections: Path | None = None,
+    *,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
+) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
-    dataset, model = _plugged(spec, None, None)
+    dataset, model = plugged_in(spec, dataset, model)
     shelf = collections or home / "collections"
-    _prepare(_located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
+    _prepare(located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -117,7 +129,7 @@ def _at_most_usable(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
-def _located(spec: JobSpec) -> JobSpec:
+def located(spec: JobSpec) -> JobSpec:
     """The spec with all paths made absolute: workers run in folders of their own."""
     model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
     data = _with_absolute_path(spec.data)
@@ -144,6 +156,7 @@ def _prepare(
         raise SpecError(
             "data.kind: custom and raydml.train(dataset=...) belong together: give both or neither, or data.plugin"
         )
+    check_installed(spec)
     sweep(record.folder)
     items = open_dataset(spec.data, root, custom=dataset)
     if not has_positives(items, "test"):
@@ -157,7 +170,8 @@ def _prepare(
     if spec.parallel.strategy == "auto":
         device = torch.device("cuda" if spec.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
         copied = build_model(spec.model, items.input_shape, spec.seed, custom=model)
-        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes)
+        known = recall(root, key_of(spec, items))
+        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes, known)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, shelf)
@@ -332,13 +346,11 @@ def evaluate(
     """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
-    wanted = spec.evaluate.model_copy(update={"metric": metric or spec.evaluate.metric})
-    beside = run.baseline if wanted == spec.evaluate else {}
-    if wanted.metric not in get_args(Metric):
-        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
+    own = spec.evaluate
+    wanted = own.model_copy(update={"metric": check_metric(metric or own.metric)})
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
-    dataset, model = _plugged(spec, dataset, model)
+    dataset, model = plugged_in(spec, dataset, model)
     embedder = load_model(run.model, module=model)
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")
@@ -346,5 +358,5 @@ def evaluate(
     metrics, bounds, results = measure_test(embeddings, items, spec.model_copy(update={"evaluate": wanted}), ALONE)
     if results is not None:
         write_results(run.folder, results, model=run.sha256)
-    intervals = {name: list(bound) for name, bound in bounds.items()}
+    intervals, beside = {name: list(bound) for name, bound in bounds.items()}, run.baseline if wanted == own else {}
     return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": beside, "sha256": run.sha256}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raydml.data.contents import Contents
+from raydml.data.contents import Contents, Repeated
 from raydml.data.preprocessing import Preprocessing
 from raydml.errors import DataError
 
@@ -93,6 +94,12 @@ class Dataset:
         for item in items:
             total.update(json.dumps([table.ids[item], names[table.labels[item]], self._digests[item]]).encode())
         return total.hexdigest()
+
+    def repeating(self, number: int) -> Dataset:
+        """The same items and labels with the contents of the first training items only, held in memory."""
+        result = copy.copy(self)
+        result._contents = Repeated(self._stack(self.indices("train")[:number]))
+        return result
 
     def read(self, item: int) -> NDArray[Any]:
         """uint8 (H, W, C) of an image, float32 `input_shape` of a vector, int64 (length,) of a text.

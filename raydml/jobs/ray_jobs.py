@@ -39,7 +39,7 @@ class LocalJobs:
         """Start one; a process of an earlier attempt that Ray lost sight of is ended first."""
         if launch.submission_id not in _processes(self._http()):
             self._ray.end_process(launch.job)
-            _submit(self._http(), launch, self._ray.home, sys.executable, {})
+            _submit(self._http(), launch, self._ray.home, sys.executable)
 
     def end(self, submission_id: str) -> None:
         """End one."""
@@ -68,7 +68,10 @@ class LocalJobs:
 
 
 class ClusterJobs:
-    """Attempts on a cluster whose nodes all have the server's folder; a driver takes one CPU, so it is off the head."""
+    """Attempts on a cluster whose nodes all have the server's folder; drivers run on the head and hold no resources.
+
+    Collections and locks have to lie on a disk of the machine that uses them: so the server runs on the head, too.
+    """
 
     def __init__(self, url: str, home: Path, token: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
@@ -87,7 +90,7 @@ class ClusterJobs:
 
     def submit(self, launch: Launch) -> None:
         """Start one."""
-        _submit(self._client, launch, self._home, "python", {"entrypoint_num_cpus": 1})
+        _submit(self._client, launch, self._home, "python")
 
     def end(self, submission_id: str) -> None:
         """End one."""
@@ -126,14 +129,14 @@ def _processes(client: httpx2.Client) -> dict[str, Process]:
     }
 
 
-def _submit(client: httpx2.Client, launch: Launch, home: Path, python: str, resources: dict[str, Any]) -> None:
+def _submit(client: httpx2.Client, launch: Launch, home: Path, python: str) -> None:
+    """Without resources for its entrypoint Ray starts a job on the head."""
     command = [python, "-m", "raydml.jobs.attempt", "--job", launch.job]
     command += ["--attempt", str(launch.attempt), "--home", str(home)]
     body = {
         "entrypoint": shlex.join(command),
         "submission_id": launch.submission_id,
         "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}},
-        **resources,
     }
     try:
         _ask(client, "POST", "/api/jobs/", json=body)

@@ -15,7 +15,9 @@ from raydml.spec.data import DataSpec
 from raydml.spec.evaluate import EvaluateSpec, IndexSpec
 from raydml.spec.model import ModelSpec
 from raydml.spec.parallel import ParallelSpec
+from raydml.spec.tracking import TrackerSpec
 from raydml.spec.train import TrainSpec
+from raydml.spec.tune import TuneSpec
 from raydml.spec.watch import WatchSpec
 
 
@@ -33,6 +35,17 @@ class JobSpec(Frozen):
     evaluate: EvaluateSpec = Field(default_factory=lambda: EvaluateSpec())
     watch: WatchSpec = Field(default_factory=lambda: WatchSpec())
     index: IndexSpec | None = None
+    tracking: tuple[TrackerSpec, ...] = Field(
+        (), max_length=2, description="where the numbers go besides the run's folder"
+    )
+    tune: TuneSpec | None = Field(None, description="a search over this spec's fields, for raydml tune")
+
+    @model_validator(mode="after")
+    def _each_tracker_once(self) -> Self:
+        kinds = [each.kind for each in self.tracking]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"tracking: {', '.join(kinds)}: name each tracker once")
+        return self
 
     @model_validator(mode="after")
     def _every_worker_has_a_slice(self) -> Self:
@@ -143,10 +156,10 @@ class JobSpec(Frozen):
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
         Not in it: the name, where the data lies, workers' numbers, memory, shares and losses, loader processes, what is
-        kept, measured and said; nor the strategy and its mesh, which load each other's checkpoints: they round
-        differently, and a run records its level.
+        kept, measured, said and searched; nor the strategy and its mesh, which load each other's checkpoints: they
+        round differently, and a run records its level.
         """
-        beside = {"name": True, "evaluate": True, "watch": True, "index": True}
+        beside = dict.fromkeys(("name", "evaluate", "watch", "index", "tracking", "tune"), True)
         document = self.model_dump(mode="json", exclude=beside)
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):

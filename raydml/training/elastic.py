@@ -19,6 +19,7 @@ from raydml.errors import RaydmlError, RunError, StaleView
 from raydml.membership import Address, Gone, Link, Member, Over, View
 from raydml.parallel import Group, PeerLost
 from raydml.training import handover
+from raydml.training.interfaces import meet_by
 from raydml.training.loop import StepReport
 from raydml.training.process_group import TIMEOUT, ProcessGroup
 from raydml.training.worker import Job, Outcome, Worker
@@ -50,6 +51,7 @@ def run_member(job: Job, meeting: Meeting, name: str, node: str, device: torch.d
         store.set_timeout(TIMEOUT)
         return store
 
+    meet_by(meeting.authority.host)
     processes = ProcessGroup(connect, "nccl" if device.type == "cuda" else "gloo")
     with Link(meeting.authority, name, processes.abort) as link:
         session: Session | None = None

@@ -29,7 +29,10 @@ from raydml.training.views import write_views
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of one attempt gets; `resume` is the step of the checkpoint to go on from."""
+    """What every worker of one attempt gets; `resume` is the step of the checkpoint to go on from.
+
+    `until` makes it a trial: it stops with a checkpoint of that step, and never measures test items, nor exports.
+    """
 
     spec: JobSpec
     folder: Path
@@ -37,6 +40,7 @@ class Job:
     resume: int | None
     dataset: object | None = None
     model: nn.Module | None = None
+    until: int | None = None
 
 
 Outcome = Literal["succeeded", "interrupted", "changed"]
@@ -134,7 +138,8 @@ class Worker:
             outcome = self._train()
             if outcome != "succeeded":
                 return outcome
-        self._finish()
+        if self.job.until is None:
+            self._finish()
         return "succeeded"
 
     @property
@@ -145,8 +150,9 @@ class Worker:
         stopped = False
 
         def wishes() -> Sequence[bool]:
-            change = self.companion.prepared()
-            return self.writes and self.record.stop_requested(), change
+            change, until = self.companion.prepared(), self.job.until
+            reached = until is not None and self.trainer.state.step + 1 >= until
+            return self.writes and (reached or self.record.stop_requested()), change
 
         def after(report: StepReport) -> bool:
             nonlocal stopped

@@ -37,10 +37,8 @@ class Host:
     """Puts a process on one of the two hosts."""
 
     namespace: str | None
-    interface: str
 
     def arm(self) -> None:
-        os.environ["GLOO_SOCKET_IFNAME"] = self.interface
         if self.namespace is not None:
             with open(f"/var/run/netns/{self.namespace}") as entry:
                 assert ctypes.CDLL(None, use_errno=True).setns(entry.fileno(), CLONE_NEWNET) == 0, ctypes.get_errno()
@@ -68,7 +66,7 @@ def test_a_worker_behind_a_pulled_cable_is_given_up_and_never_goes_on_alone(cabl
     spec = small_spec(tmp_path / "images.npz", train={"steps": 1000, "evaluate_every": 0, "checkpoint_every": 200})
     with elastic_run(spec, tmp_path / "undisturbed", first=2) as fleet:
         wanted = fleet.finish()
-    hosts = [Host(None, HERE), Host(OTHER, THERE)]
+    hosts = [Host(None), Host(OTHER)]
     with elastic_run(
         spec, tmp_path / "cut", 2, faults=hosts, host=ADDRESS, beat_timeout=PATIENCE, lease=0.75 * PATIENCE
     ) as fleet:

@@ -1,0 +1,267 @@
+"""A real `ray up` of cluster.yaml over hosts made of namespaces, a job through REST on them, seconds per event.
+
+    python benchmarks/cluster.py --env ENV --lab FOLDER     # as root; ENV: a virtual environment with raydml's wheel
+
+Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the
+folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of
+cluster.yaml only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import raydml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HEAD, WORKERS, CLIENT = "rd-head", ("rd-one", "rd-two"), "rd-client"
+ADDRESSES = {HEAD: "10.77.0.10", WORKERS[0]: "10.77.0.11", WORKERS[1]: "10.77.0.12", CLIENT: "10.77.0.9"}
+SWITCH = "rd-switch"
+CLONE_NEWNET = 0x40000000
+HOME = Path.home()
+SSHD = """Port 22
+ListenAddress {address}
+HostKey {lab}/hostkey
+PermitRootLogin yes
+PasswordAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+AuthorizedKeysFile {home}/.ssh/authorized_keys
+MaxSessions 100
+MaxStartups 100
+"""
+
+
+def run(*command: str, check: bool = True) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+class Hosts:
+    """Machines on one switch, made of namespaces; processes of each by its network namespace."""
+
+    def __init__(self, lab: Path, environment: Path) -> None:
+        self.lab, self.environment = lab, environment
+        (lab / "shared").mkdir(parents=True, exist_ok=True)
+        for name in ("key", "hostkey"):
+            if not (lab / name).exists():
+                run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(lab / name))
+
+    def wire(self) -> None:
+        """The switch, and a cable from it to every host."""
+        run("ip", "netns", "add", SWITCH)
+        run("ip", "-n", SWITCH, "link", "add", "br0", "type", "bridge")
+        run("ip", "-n", SWITCH, "link", "set", "br0", "up")
+        for name, address in ADDRESSES.items():
+            run("ip", "netns", "add", name)
+            run("ip", "link", "add", f"v-{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            run("ip", "link", "set", f"v-{name}", "netns", SWITCH)
+            run("ip", "-n", SWITCH, "link", "set", f"v-{name}", "master", "br0", "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "-n", name, "route", "add", "default", "dev", "eth0")
+
+    def inside(self, name: str, command: str, log: Path) -> subprocess.Popen[bytes]:
+        """A command as the first process of the host `name`, in a home of its own."""
+        home = self.lab / name / "home"
+        for folder in (".ssh", ".ray", "raydml/env", ".pyenv"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        (self.lab / name / "ray").mkdir(exist_ok=True)
+        (home / ".ssh" / "authorized_keys").write_text((self.lab / "key.pub").read_text())
+        mounts = [
+            f"hostname {name}",
+            "mount -t tmpfs -o size=2g tmpfs /dev/shm",
+            "mkdir -p /tmp/ray /run/sshd",
+            f"mount --bind {self.lab / name / 'ray'} /tmp/ray",
+            "mount -t tmpfs tmpfs /srv && mkdir /srv/raydml",
+            f"mount --bind {self.lab / 'shared'} /srv/raydml",
+            f"mount --bind {self.environment} {home}/raydml/env",
+            f"if [ -d {HOME}/.pyenv ]; then mount --bind {HOME}/.pyenv {home}/.pyenv; fi",
+            f"mount --rbind {home} {HOME}",
+        ]
+        script = " && ".join(mounts) + f" && export HOME={HOME} && cd {REPOSITORY} && exec {command}"
+        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        words = ["ip", "netns", "exec", name, *unshare, "--propagation", "private", "bash", "-c", script]
+        with log.open("ab") as output:
+            return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def start(self, name: str) -> None:
+        """Power on: an sshd."""
+        settings = self.lab / f"{name}.sshd"
+        settings.write_text(SSHD.format(address=ADDRESSES[name], lab=self.lab, home=HOME))
+        self.inside(name, f"/usr/sbin/sshd -D -e -f {settings}", self.lab / f"{name}.log")
+
+    def kill(self, name: str) -> None:
+        """Power cut: every process of the host at once."""
+        for pid in set(run("ip", "netns", "pids", name).split()) - {str(os.getpid())}:
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def cable(self, name: str, state: str) -> None:
+        """`down`: packets vanish at the switch, nobody is told."""
+        run("ip", "-n", SWITCH, "link", "set", f"v-{name}", state)
+
+    def remove(self) -> None:
+        """Everything."""
+        for name in ADDRESSES:
+            if Path("/run/netns", name).exists():
+                self.kill(name)
+        for name in (*ADDRESSES, SWITCH):
+            run("ip", "netns", "del", name, check=False)
+
+
+def adapted(lab: Path) -> Path:
+    """cluster.yaml with the addresses, the user and the key of these hosts."""
+    document = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())
+    document["provider"] |= {"head_ip": ADDRESSES[HEAD], "worker_ips": [ADDRESSES[name] for name in WORKERS]}
+    document["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab / "key")}
+    path = lab / "cluster.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def join_network(name: str) -> None:
+    """This process, and what it starts, on the host's network from now on; it still sees every process."""
+    handle = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"setns {name}")
+    os.close(handle)
+
+
+def until(what: str, there: Callable[[], Any], patience: float = 600) -> Any:
+    """Wait for something true; SystemExit says what did not come."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if found := there():
+            return found
+        time.sleep(0.1)
+    raise SystemExit(f"{what}: not within {patience:.0f} s")
+
+
+class Story:
+    """Events and the seconds that they took, one JSON line each."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def tell(self, event: str, since: float, **more: Any) -> float:
+        """Print one; returns the moment, for the next."""
+        now = time.monotonic()
+        print(json.dumps({"event": event, "seconds": round(now - since, 1)} | more), flush=True)
+        return now
+
+
+def spec(steps: int) -> dict[str, Any]:
+    """A job of one or two workers, one a host."""
+    cpus = os.cpu_count() or 1
+    return {
+        "name": "glyphs",
+        "seed": 7,
+        "data": {"kind": "glyphs"},
+        "batch": {"classes": 16, "samples": 4, "virtual_workers": 8},
+        "model": {"backbone": {"kind": "mlp", "hidden": [256]}, "dimension": 64},
+        "loss": {"kind": "multi_similarity"},
+        "parallel": {"workers": {"min": 1, "max": 2, "cpus": cpus}},
+        "train": {"steps": steps, "checkpoint_every": 500, "evaluate_every": 10_000},
+        "index": {"collection": "glyphs"},
+    }
+
+
+def job_through_rest(hosts: Hosts, story: Story, steps: int) -> None:
+    """Submit, watch, take a host's power and give it back, pull a cable, search what was trained."""
+    with raydml.Client("http://127.0.0.1:8080") as client:
+        mark = time.monotonic()
+        job = client.jobs.create(spec(steps))
+        mark = story.tell("job accepted", mark, job=job.id)
+
+        def changes(cause: str) -> list[Any]:
+            return [each for each in client.jobs[job.id].workers().changes if each.cause == cause]
+
+        until("a group of workers", lambda: changes("start"))
+        mark = story.tell("first group of workers", mark, change=changes("start")[0].model_dump(mode="json"))
+        until("step 200", lambda: (client.jobs[job.id].get().progress or {}).get("step", 0) >= 200)
+        mark = time.monotonic()
+        hosts.kill(WORKERS[1])
+        until("a death", lambda: changes("death") or changes("lost"))
+        mark = story.tell(
+            "power of a host cut: survivors go on",
+            mark,
+            change=(changes("death") + changes("lost"))[0].model_dump(mode="json"),
+        )
+        hosts.start(WORKERS[1])
+        until("a joiner", lambda: changes("join"))
+        mark = story.tell(
+            "power back: Ray restarted there, a worker joins", mark, change=changes("join")[-1].model_dump(mode="json")
+        )
+        joined = len(changes("join"))
+        before = len(changes("lost"))
+        hosts.cable(WORKERS[0], "down")
+        mark = time.monotonic()
+        until("a loss", lambda: len(changes("lost")) > before)
+        mark = story.tell("cable pulled: survivors go on", mark, change=changes("lost")[-1].model_dump(mode="json"))
+        hosts.cable(WORKERS[0], "up")
+        until("a joiner", lambda: len(changes("join")) > joined)
+        mark = story.tell("cable back: a worker joins", mark, change=changes("join")[-1].model_dump(mode="json"))
+        ended = client.jobs[job.id].wait("succeeded", timeout=1200)
+        mark = story.tell("job succeeded", mark, metrics=(ended.result or {}).get("metrics"))
+        faces = client.collections["glyphs"]
+        first = next(iter(faces.scroll(page_size=1)))
+        hits = faces.recommend([first.id], k=3)
+        story.tell("search in what it indexed", mark, points=faces.count(), hits=[hit.id for hit in hits])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", type=Path, required=True, help="a virtual environment with raydml's wheel")
+    parser.add_argument("--lab", type=Path, required=True, help="an empty folder with a short path")
+    parser.add_argument("--steps", type=int, default=3000)
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
+    hosts, story = Hosts(given.lab.absolute(), given.env.absolute()), Story()
+    try:
+        hosts.wire()
+        token = hosts.lab / CLIENT / "home" / ".ray" / "auth_token"
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.write_text(os.urandom(32).hex())
+        for name in (HEAD, *WORKERS):
+            hosts.start(name)
+        file, mark = adapted(hosts.lab), time.monotonic()
+        up = hosts.inside(CLIENT, f"{given.env.absolute()}/bin/ray up -y {file}", hosts.lab / "up.log")
+        if up.wait() != 0:
+            raise SystemExit(f"ray up failed: see {hosts.lab / 'up.log'}")
+        mark = story.tell("ray up: head and API", mark)
+        join_network(CLIENT)
+        tunnel = ["ssh", "-q", "-i", str(hosts.lab / "key"), "-o", "StrictHostKeyChecking=no"]
+        tunnel += ["-o", "UserKnownHostsFile=/dev/null", "-NL", "8080:127.0.0.1:8080", f"root@{ADDRESSES[HEAD]}"]
+        with subprocess.Popen(tunnel) as forwarding:
+            try:
+                time.sleep(2)
+                job_through_rest(hosts, story, given.steps)
+            finally:
+                forwarding.terminate()
+        story.tell("all of it", story.began)
+    finally:
+        hosts.remove()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
