@@ -21,7 +21,7 @@ from tests.browser.conftest import SHOTS, WIDE, Trained, a_spec, checks, kill
 from tests.browser.visitor import Visitor
 from tests.jobs.house import House
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.browser, pytest.mark.ray, pytest.mark.timeout(3600)]
 EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
 _DROP = """([zone, content, type]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
