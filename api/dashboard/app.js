@@ -7,6 +7,7 @@ import { Refused } from "./rest.js";
 const PARTS = [
   ["jobs", "Jobs"],
   ["compare", "Compare"],
+  ["sweeps", "Sweeps"],
   ["search", "Search"],
   ["models", "Models"],
   ["datasets", "Data sets"],
@@ -18,6 +19,7 @@ const ROUTES = [
   [/^\/jobs\/(?<job>job_[0-9a-z]+)(?:\/(?<tab>evaluation|spec|files))?$/, "jobs", () => import("./views/job.js")],
   [/^\/submit$/, "jobs", () => import("./views/submit.js")],
   [/^\/compare$/, "compare", () => import("./views/compare.js")],
+  [/^\/sweeps$/, "sweeps", () => import("./views/sweeps.js")],
   [/^\/search$/, "search", () => import("./views/search.js")],
   [/^\/models$/, "models", () => import("./views/models.js")],
   [/^\/datasets$/, "datasets", () => import("./views/datasets.js")],

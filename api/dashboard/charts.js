@@ -4,6 +4,9 @@ import { h } from "./dom.js";
 import { number } from "./format.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
+/** Whole numbers that ticks of steps are apart. */
+const STEPS = Array.from({ length: 27 }, (_, place) => [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
+
 /** The value of a CSS custom property now. */
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -41,7 +44,7 @@ export function lineChart({ title, series, x = "step", time = false, y, height =
       legend: { live: true },
       scales: { x: { time, ...(log ? { distr: 3 } : {}) }, y: y ? { range: y } : { range: padded } },
       axes: [
-        { ...axis, size: 26, space: time ? 70 : 50, ...(time ? { values: (_, ticks) => ticks.map(clock) } : showX ? { values: (_, ticks) => ticks.map(written(showX)) } : {}) },
+        { ...axis, size: 26, space: time ? 70 : 50, incrs: x === "step" ? STEPS : undefined, ...(time ? { values: (_, ticks) => ticks.map(clock) } : showX ? { values: (_, ticks) => ticks.map(written(showX)) } : {}) },
         { ...axis, size: 48, space: 24, values: (_, ticks) => ticks.map(written(tick)) },
       ],
       series: [
@@ -53,7 +56,7 @@ export function lineChart({ title, series, x = "step", time = false, y, height =
           dash: one.dash,
           fill: one.fill ? `color-mix(in srgb, ${colour(one.colour)} 16%, transparent)` : undefined,
           paths: one.stepped ? uPlot.paths.stepped({ align: 1 }) : one.bars ? uPlot.paths.bars({ size: [1, 100], align: 1 }) : undefined,
-          points: { show: one.points ?? false, size: 6, fill: colour(one.colour) },
+          points: { show: () => one.points || data[0].length < 3, size: 6, fill: colour(one.colour) },
           spanGaps: true,
           value: (_, value) => (value === null || value === undefined ? "–" : show(value)),
         })),
@@ -65,6 +68,7 @@ export function lineChart({ title, series, x = "step", time = false, y, height =
   function set(next) {
     data = next;
     host.setAttribute("aria-label", summary());
+    host.classList.toggle("bare", !data[0].length);
     if (plot) {
       plot.setData(data);
       rest(plot);

@@ -74,15 +74,18 @@ export async function items(path, query = {}, most = 1000, signal) {
 
 /**
  * Follow a stream of server-sent events to its end, across broken connections: `take(document)` for each, in order.
- * Resolves to what the end says. (EventSource sends no headers, and so no key.)
+ * Resolves to what the end says. (EventSource sends no headers, and so no key.) A hidden tab lets go of its streams, as a
+ * browser opens but six connections to a server, and goes on where it was when it is seen again.
  */
 export async function follow(path, { after = 0, query = {}, signal, take, lost = () => {} }) {
   let last = after;
   let wait = 500;
   while (!signal.aborted) {
+    await seen(signal);
+    const gone = hiding();
     try {
       const headers = { Accept: "text/event-stream" };
-      const answer = await send("GET", path, { query: { ...query, after: last }, headers, signal });
+      const answer = await send("GET", path, { query: { ...query, after: last }, headers, signal: AbortSignal.any([signal, gone.signal]) });
       for await (const { id, event, data } of frames(answer.body)) {
         wait = 500;
         lost(false);
@@ -93,12 +96,33 @@ export async function follow(path, { after = 0, query = {}, signal, take, lost =
     } catch (error) {
       if (signal.aborted) break;
       if (error instanceof Refused && error.status < 500 && ![408, 429].includes(error.status)) throw error;
+    } finally {
+      gone.forget();
     }
+    if (gone.signal.aborted) continue;
     lost(true);
     await new Promise((resolve) => setTimeout(resolve, wait));
     wait = Math.min(2 * wait, LONGEST_WAIT);
   }
   return null;
+}
+
+/** A signal that aborts when the tab is hidden. */
+function hiding() {
+  const controller = new AbortController();
+  const look = () => document.hidden && controller.abort();
+  document.addEventListener("visibilitychange", look);
+  return { signal: controller.signal, forget: () => document.removeEventListener("visibilitychange", look) };
+}
+
+/** Resolves when the tab can be seen, or the signal aborts. */
+async function seen(signal) {
+  while (document.hidden && !signal.aborted) {
+    await new Promise((resolve) => {
+      document.addEventListener("visibilitychange", resolve, { once: true });
+      signal.addEventListener("abort", resolve, { once: true });
+    });
+  }
 }
 
 /** Events of a stream (WHATWG HTML, 9.2.6); comments, which say that the server is there, are events without data. */

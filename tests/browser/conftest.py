@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.browser.chromium import program, say
 from tests.browser.visitor import Visitor
-from tests.jobs.house import House, tiny_spec
+from tests.jobs.house import House
 
 SHOTS = Path(__file__).parents[2] / "build" / "browser"
 WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 360, "height": 740}
@@ -44,6 +45,34 @@ class Trained:
     second: str
 
 
+def checks(home: Path) -> Path:
+    """Checked pictures of 20 classes, eight of each, where the server reads data; made once."""
+    path = home / "data" / "checks.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        generator = np.random.default_rng(0)
+        labels = np.repeat(np.arange(20), 8)
+        patterns = np.kron(generator.random((20, 4, 4)), np.ones((4, 4)))[labels]
+        inputs = patterns * 180 + generator.random((160, 16, 16)) * 75
+        np.savez(path, inputs=inputs.astype(np.uint8), labels=labels)
+    return path
+
+
+def a_spec(home: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """A job of a few seconds."""
+    return {
+        "name": name,
+        "seed": 3,
+        "data": {"kind": "arrays", "path": str(checks(home)), "image_size": 16, "grayscale": True},
+        "batch": {"classes": 8, "samples": 4, "virtual_workers": 8},
+        "model": {"backbone": {"kind": "mlp", "hidden": [32]}, "dimension": 8},
+        "loss": {"kind": "multi_similarity"},
+        "parallel": {"workers": {"min": 1, "max": 2, "cpus": 0.5}},
+        "train": {"steps": 120, "evaluate_every": 60, "checkpoint_every": 10},
+        "watch": {"every": 10},
+    } | changes
+
+
 @pytest.fixture(scope="session")
 def house() -> Iterator[House]:
     """A server with a short path: Ray's sockets are named after it."""
@@ -60,8 +89,8 @@ def trained(house: House) -> Trained:
     index = {"collection": "first", "split": "all"}
     short = {"steps": 2, "evaluate_every": 1, "checkpoint_every": 2}
     specs = (
-        tiny_spec(house.home, "first", train=short, index=index),
-        tiny_spec(house.home, "second", index=index | {"collection": "second"}),
+        a_spec(house.home, "first", train=short, index=index),
+        a_spec(house.home, "second", index=index | {"collection": "second"}),
     )
     jobs = [house.submit(spec, labels={"team": "search"}) for spec in specs]
     for job in jobs:

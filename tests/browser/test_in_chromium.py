@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from raydml.jobs import marked
 from raydml.jobs.database import Database
 from raydml.jobs.keys import create_key
 from tests.api.conftest import server
-from tests.browser.conftest import SHOTS, WIDE, Trained, kill
+from tests.browser.conftest import SHOTS, WIDE, Trained, a_spec, checks, kill
 from tests.browser.visitor import Visitor
-from tests.jobs.house import House, tiny_spec
+from tests.jobs.house import House
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.browser, pytest.mark.ray, pytest.mark.timeout(3600)]
 EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
 _DROP = """([zone, content, type]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -45,7 +46,7 @@ def test_a_spec_is_checked_submitted_and_watched_while_a_worker_dies_and_another
     visitor: Visitor, house: House
 ) -> None:
     page = visitor.page
-    spec = tiny_spec(house.home, "watched", train={"steps": 5000, "evaluate_every": 500, "checkpoint_every": 50})
+    spec = a_spec(house.home, "watched", train={"steps": 5000, "evaluate_every": 500, "checkpoint_every": 50})
     visitor.open("/submit", "New job")
     area = page.get_by_label("Spec, YAML")
     area.fill(yaml.safe_dump(spec | {"loss": {"kind": "multi_similarty"}}))
@@ -65,7 +66,7 @@ def test_a_spec_is_checked_submitted_and_watched_while_a_worker_dies_and_another
     visitor.until(lambda: workers_now(house, job) == 2 and extra_workers(house), "two workers train")
     kill(extra_workers(house)[0])
     changes = visitor.panel("Changes of the group")
-    visitor.wait(changes.get_by_role("cell", name="death", exact=True))
+    visitor.wait(changes.get_by_role("cell", name=re.compile("^(death|lost)$")))
     visitor.until(lambda: workers_now(house, job) == 2, "another worker came")
     visitor.wait(visitor.panel("Events").get_by_text("1 → 2 workers"))
     for title in ("Loss", "Workers", "Throughput", "Gradient norm"):
@@ -111,7 +112,7 @@ def test_two_runs_are_compared_by_what_got_fixed_and_what_broke(
     visitor.wait(fixed)
     found = house.ask("GET", f"/v1/jobs/{trained.first}/evaluation:compare?with={trained.second}").json()
     assert found["num_fixed"] > 0
-    visitor.wait(fixed.get_by_text(f"{found['num_fixed']} of {found['queries']} queries"))
+    visitor.wait(fixed.get_by_text(f"{found['num_fixed']:,} of {found['queries']:,} queries"))
     visitor.check_drawn(fixed.locator(".tile canvas").first)
     gained = visitor.panel("What was gained").get_by_role("row", name="MAP@R").get_by_role("cell").all_inner_texts()
     assert float(gained[1]) == pytest.approx(found["metrics"]["map_at_r"]["before"], abs=1e-4)
@@ -123,7 +124,7 @@ def test_two_runs_are_compared_by_what_got_fixed_and_what_broke(
 @EVERYWHERE
 def test_a_dropped_image_finds_itself_and_its_class(visitor: Visitor, trained: Trained, house: House) -> None:
     page = visitor.page
-    data = np.load(house.home / "data.npz")
+    data = np.load(checks(house.home))
     file = io.BytesIO()
     Image.fromarray(data["inputs"][80]).save(file, "PNG")
     visitor.open("/search?collection=second", "Search")

@@ -49,6 +49,7 @@ class Visitor:
     def shot(self, name: str) -> None:
         """Keep a picture of the whole page."""
         self.shots.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("scrollTo(0, 0)")  # the bar sticks to where the screen is
         self.page.screenshot(path=self.shots / f"{name}.png", full_page=True)
 
     def panel(self, title: str) -> Locator:

@@ -91,13 +91,15 @@ def test_what_a_run_writes_names_the_right_items_and_has_their_pictures(
 ) -> None:
     monkeypatch.setattr(views, "COLUMNS", 4)  # sheets of 16
     dataset = open_dataset(small_spec(write_images(tmp_path, classes=60, each=4)).data, tmp_path)
-    dataset.items = replace(dataset.items, is_query=np.arange(240) % 2 == 0)
+    dataset.items = replace(dataset.items, is_query=np.arange(240) % 2 == 0, is_gallery=np.arange(240) % 5 > 0)
     spec = small_spec(tmp_path / "images")
     items = dataset.indices("test")
     names, labels = np.array(dataset.items.ids)[items], dataset.items.labels[items]
     embeddings = np.random.default_rng(4).standard_normal((len(items), 6)).astype(np.float32)
     rows = np.flatnonzero(dataset.items.is_query[items])
-    values = retrieval(embeddings[rows], labels[rows], embeddings, labels, own=rows)
+    gallery = np.flatnonzero(dataset.items.is_gallery[items])
+    own = np.array([gallery.tolist().index(row) if row in gallery else -1 for row in rows])
+    values = retrieval(embeddings[rows], labels[rows], embeddings[gallery], labels[gallery], own=own)
     write_views(tmp_path / "views", embeddings, values, dataset, spec)
     found = documents(tmp_path / "views")
     ids = np.array(found["items"]["ids"])
@@ -109,7 +111,7 @@ def test_what_a_run_writes_names_the_right_items_and_has_their_pictures(
     for query, neighbours, value in zip(
         asked, found["queries"]["neighbours"], found["queries"]["values"]["precision_at_1"], strict=True
     ):
-        others = [row for row in range(len(names)) if row != place[query]]
+        others = [row for row in gallery if row != place[query]]
         near = sorted(others, key=lambda row: -score(embeddings[place[query]], embeddings[row], "cosine"))
         assert [ids[item] for item in neighbours] == [names[row] for row in near[: views.NEIGHBOURS]]
         assert value == float(labels[near[0]] == labels[place[query]])

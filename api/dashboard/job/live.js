@@ -16,7 +16,7 @@ export async function showLive(place, board) {
   const { signal, job } = board;
   const lines = new Lines(job);
   const loss = lineChart({ title: "Loss", series: [{ label: "loss", colour: "--chart-1" }, { label: "smoothed", colour: "--chart-2", width: 2 }], height: 230, signal });
-  const metrics = lineChart({ title: "Validation metrics", series: [{ label: "MAP@R", colour: "--chart-1", points: true }, { label: "Recall@1", colour: "--chart-3", points: true }, { label: "R-precision", colour: "--chart-4", points: true }], y: [0, 1], height: 200, show: share, signal });
+  const metrics = lineChart({ title: "Validation metrics", series: [{ label: "MAP@R", colour: "--chart-1", points: true }, { label: "Recall@1", colour: "--chart-3", points: true }, { label: "R-precision", colour: "--chart-4", points: true }], y: [0, 1], height: 160, show: share, signal });
   const speed = lineChart({ title: "Throughput", series: [{ label: "items/s", colour: "--chart-3" }], height: 160, signal });
   const gradient = lineChart({ title: "Gradient norm", series: [{ label: "norm", colour: "--chart-4" }], height: 160, signal });
   const health = h("div", { class: "thirds" });
@@ -36,11 +36,10 @@ export async function showLive(place, board) {
         panel("Progress", {}, tiles),
         panel("Loss", { note: "drag to zoom, double-click to see all, arrow keys to read" }, loss.element),
         workers.element,
-        h("div", { class: "halves" }, panel("Validation", { note: "classes that training does not see" }, metrics.element), panel("Throughput", { note: "items of the global batch a second" }, speed.element)),
-        h("div", { class: "halves" }, panel("Gradient norm", {}, gradient.element), workers.table),
+        h("div", { class: "thirds" }, panel("Validation", { note: "unseen classes" }, metrics.element), panel("Throughput", { note: "items a second" }, speed.element), panel("Gradient norm", {}, gradient.element)),
         healthPanel,
       ),
-      h("div", { class: "stack" }, showEvents(board), showLog(board)),
+      h("div", { class: "stack" }, showEvents(board), workers.table, showLog(board)),
     ),
   );
   healthPanel.hidden = true;

@@ -34,7 +34,7 @@ function taken(board, event) {
   for (const listener of board.listeners) listener(event);
   if (["state", "verb", "membership", "attempt", "evaluation"].includes(event.type)) {
     clearTimeout(board.later);
-    board.later = setTimeout(() => board.signal.aborted || board.refresh(), 200);
+    board.later = setTimeout(() => board.signal.aborted || board.refresh().catch(() => {}), 200);
   }
 }
 

@@ -51,8 +51,13 @@ export async function show(place, { query, signal }) {
   draw();
   const timer = setInterval(async () => {
     if (document.hidden) return;
-    found = await items("/v1/jobs", {}, MOST, signal);
-    draw();
+    try {
+      found = await items("/v1/jobs", {}, MOST, signal);
+      place.classList.remove("lost");
+      if (!signal.aborted) draw();
+    } catch {
+      place.classList.add("lost");
+    }
   }, EVERY);
   signal.addEventListener("abort", () => clearInterval(timer));
 }
