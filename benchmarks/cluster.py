@@ -3,8 +3,8 @@
     python benchmarks/cluster.py --env ENV --lab FOLDER     # as root; ENV: a virtual environment with raydml's wheel
 
 Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the
-folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of cluster.yaml
-only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
+folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl.
+Of cluster.yaml only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
 """
 
 from __future__ import annotations
@@ -193,34 +193,28 @@ def job_through_rest(hosts: Hosts, story: Story, steps: int) -> None:
         job = client.jobs.create(spec(steps))
         mark = story.tell("job accepted", mark, job=job.id)
 
-        def changes(cause: str) -> list[Any]:
-            return [each for each in client.jobs[job.id].workers().changes if each.cause == cause]
+        def changes(*causes: str) -> list[Any]:
+            return [each for each in client.jobs[job.id].workers().changes if each.cause in causes]
 
-        until("a group of workers", lambda: changes("start"))
-        mark = story.tell("first group of workers", mark, change=changes("start")[0].model_dump(mode="json"))
-        until("step 200", lambda: (client.jobs[job.id].get().progress or {}).get("step", 0) >= 200)
+        def next_change(what: str, since: float, known: int, *causes: str) -> float:
+            until(what, lambda: len(changes(*causes)) > known)
+            return story.tell(what, since, change=changes(*causes)[-1].model_dump(mode="json"))
+
+        next_change("first group of workers", mark, 0, "start")
+        until("two workers", lambda: client.jobs[job.id].workers().now == 2)
+        start = (client.jobs[job.id].get().progress or {}).get("step", 0)
+        until("300 steps", lambda: (client.jobs[job.id].get().progress or {}).get("step", 0) >= start + 300)
+        lost, joined = len(changes("death", "lost")), len(changes("join"))
         mark = time.monotonic()
         hosts.kill(WORKERS[1])
-        until("a death", lambda: changes("death") or changes("lost"))
-        mark = story.tell(
-            "power of a host cut: survivors go on",
-            mark,
-            change=(changes("death") + changes("lost"))[0].model_dump(mode="json"),
-        )
+        mark = next_change("power of a host cut: the others go on", mark, lost, "death", "lost")
         hosts.start(WORKERS[1])
-        until("a joiner", lambda: changes("join"))
-        mark = story.tell(
-            "power back: Ray restarted there, a worker joins", mark, change=changes("join")[-1].model_dump(mode="json")
-        )
-        joined = len(changes("join"))
-        before = len(changes("lost"))
+        next_change("power back: Ray is started there, a worker joins", mark, joined, "join")
+        lost, joined = len(changes("death", "lost")), len(changes("join"))
         hosts.cable(WORKERS[0], "down")
-        mark = time.monotonic()
-        until("a loss", lambda: len(changes("lost")) > before)
-        mark = story.tell("cable pulled: survivors go on", mark, change=changes("lost")[-1].model_dump(mode="json"))
+        mark = next_change("cable pulled: the others go on", time.monotonic(), lost, "death", "lost")
         hosts.cable(WORKERS[0], "up")
-        until("a joiner", lambda: len(changes("join")) > joined)
-        mark = story.tell("cable back: a worker joins", mark, change=changes("join")[-1].model_dump(mode="json"))
+        mark = next_change("cable back: a worker joins", mark, joined, "join")
         ended = client.jobs[job.id].wait("succeeded", timeout=1200)
         mark = story.tell("job succeeded", mark, metrics=(ended.result or {}).get("metrics"))
         faces = client.collections["glyphs"]
@@ -233,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", type=Path, required=True, help="a virtual environment with raydml's wheel")
     parser.add_argument("--lab", type=Path, required=True, help="an empty folder with a short path")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     hosts, story = Hosts(given.lab.absolute(), given.env.absolute()), Story()

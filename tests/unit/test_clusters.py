@@ -1,9 +1,9 @@
 """The cluster files, offline: what Ray's own checks say, and what they miss; then each file broken once on purpose.
 
 Ray's `prepare_config` and `validate_config` know the upper keys alone. They miss typos inside `node_config`, options
-that `ray start` does not have, variables that Ray or the server do not read, a token on one start line only, scripts that
-are no shell, files to be copied that are not there, versions that are not this one, and packages that the head needs
-to start further machines.
+that `ray start` does not have, variables that Ray or the server do not read, a token on one start line only, scripts
+that are no shell, files to be copied that are not there, versions that are not this one, and packages that the head
+needs to start further machines.
 """
 
 from __future__ import annotations
