@@ -217,6 +217,7 @@ def disturb(hosts: Hosts, story: Story, job: Any) -> None:
     mark = next_change(story, job, "power of a host cut: the others go on", mark, lost, "death", "lost")
     hosts.start(WORKERS[1])
     next_change(story, job, "power back: Ray is started there, a worker joins", mark, joined, "join")
+    until("two workers", lambda: job.workers().now == 2)
     lost, joined = counts()
     hosts.cable(WORKERS[0], "down")
     mark = next_change(story, job, "cable pulled: the others go on", time.monotonic(), lost, "death", "lost")
