@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from api.openapi import refusals
 from api.problems import Problem
 from api.readiness import Check, examine
 from api.service import ServiceDep
@@ -43,7 +44,7 @@ async def livez() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", response_model_exclude_none=True)
+@router.get("/readyz", response_model_exclude_none=True, responses=refusals(422))
 async def readyz(
     service: ServiceDep,
     verbose: Annotated[str | None, Query(description="tell of each check; also of Ray and the supervisor")] = None,
