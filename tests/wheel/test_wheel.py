@@ -95,7 +95,8 @@ def test_a_fresh_environment_trains_searches_and_serves(wheel: Path, tmp_path: P
     vector = tmp_path / "query.npy"
     np.save(vector, np.ones(8, np.float32))
     words = ("search", "small", "--vector", str(vector), "-k", "3", "--json")
-    assert len(json.loads(run(raydml, *words, patience=300, cwd=tmp_path, **settings))["results"][0]) == 3
+    found = json.loads(run(raydml, *words, patience=300, cwd=tmp_path, **settings))
+    assert len(found["results"][0]["hits"]) == 3
     serve_and_search(raydml, home, tmp_path)
 
 
