@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo check test slow chaos simulate bench wheel clean
+.PHONY: help demo check test slow browser chaos simulate bench wheel clean
 .DEFAULT_GOAL := help
 
 help:   ## list the targets
@@ -25,10 +25,14 @@ check: $(STAMP)   ## ruff, mypy --strict, import directions
 	$(BIN)/pytest -q tests/unit/test_imports.py
 
 test: $(STAMP)   ## every test but the slow ones and chaos
-	$(BIN)/pytest -q -m "not slow and not chaos" tests
+	$(BIN)/pytest -q -m "not slow and not chaos and not browser" tests
 
 slow: $(STAMP)   ## the slow tests
 	$(BIN)/pytest -q -m slow tests
+
+browser: $(STAMP)   ## the page in Debian's Chromium, which is installed where this may; pictures in build/browser
+	$(BIN)/pip install --quiet -c constraints.txt playwright
+	$(BIN)/pytest -q -s -m browser tests/browser
 
 chaos: $(STAMP)  ## sixty faults in one run of real processes, 250 kills of one who writes a collection, 60 kills of a server
 	$(BIN)/pytest -q -s -m chaos tests

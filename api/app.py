@@ -13,6 +13,7 @@ from api import (
     artifacts,
     audit,
     collections,
+    comparisons,
     datasets,
     health,
     identities,
@@ -21,9 +22,11 @@ from api import (
     job_streams,
     job_verbs,
     jobs,
+    keys,
     metrics,
     models,
     openapi,
+    page,
     points,
     problems,
     schemas,
@@ -41,7 +44,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
-    job_parts, artifacts, datasets, models, webhooks, schemas, audit, metrics, health,
+    job_parts, comparisons, artifacts, datasets, models, webhooks, keys, schemas, audit, metrics, health, page,
 )  # fmt: skip
 
 

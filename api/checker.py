@@ -36,7 +36,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
     try:
         spec, home = parse_spec(asked["spec"]), Path(asked["home"])
         if asked["plan"]:
-            return {"plan": plan(spec, open_dataset(spec.data, home)).to_dict()}
+            return {"plan": plan(spec, open_dataset(spec.data, home), home).to_dict()}
         run.check(spec, home, Path(asked["collections"]))
         return {"plan": None}
     except RaydmlError as error:

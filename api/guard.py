@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import check_scope
 from api.problems import of, printable
-from api.scopes import PUBLIC, is_question
+from api.scopes import is_public, is_question
 from api.service import Service
 from raydml.jobs.audit import Deed
 from raydml.jobs.callers import Caller
@@ -23,7 +23,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in PUBLIC:
+        if scope["type"] != "http" or is_public(scope["path"]):
             await self.app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]

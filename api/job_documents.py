@@ -8,9 +8,11 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from api.documents import Document, Name
 from raydml.jobs.states import State
+from raydml.spec import CompareSpec
 
 JOB_ID = r"^job_[0-9a-hjkmnp-tv-z]{26}$"
 LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
+MOST_SEEDS = 32  # jobs of one side of a comparison
 _YEAR = 366 * 24 * 3600
 
 LabelKey = Annotated[str, Field(pattern=LABEL_KEY)]
@@ -18,6 +20,7 @@ LabelValue = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64, examples=[{"team": "search"}])]
 Priority = Annotated[StrictInt, Field(ge=-100, le=100, description="more goes first")]
 Workers = Annotated[StrictInt, Field(ge=1, le=65_536)]
+JobId = Annotated[str, Field(pattern=JOB_ID)]
 Time = Annotated[str, Field(description="UTC, RFC 3339, milliseconds", examples=["2026-11-22T02:03:29.123Z"])]
 Step = Annotated[StrictInt, Field(ge=0, lt=1 << 53)]
 
@@ -254,6 +257,54 @@ class Evaluation(BaseModel):
     intervals: dict[str, list[float]] = Field(description="[low, high] of each metric, by resampled queries")
     baseline: dict[str, float] = Field(description="the same metrics of the raw inputs")
     validation: list[dict[str, Any]] = Field(description="step and metrics of each evaluation during training")
+
+
+class ComparisonQuestion(CompareSpec):
+    """What is compared with a job, and how."""
+
+    with_: list[JobId] = Field(alias="with", min_length=1, max_length=MOST_SEEDS, description="jobs to compare with")
+    beside: list[JobId] = Field(
+        [], max_length=MOST_SEEDS - 1, description="further jobs of this one's configuration, with other seeds"
+    )
+    repeats: int = Field(1000, ge=100, le=10_000, description="resamples behind an interval")
+
+
+class Gain(BaseModel):
+    """A metric of both sides, and the interval of what was gained."""
+
+    before: float
+    after: float
+    gained: float = Field(description="after less before")
+    interval: list[float] = Field(description="[low, high] of what was gained")
+    significant: bool = Field(description="whether the interval leaves out 0")
+
+
+class ChangedQuery(BaseModel):
+    """A query whose first neighbour became right, or wrong."""
+
+    id: str
+    label: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class ComparisonAnswer(BaseModel):
+    """What was gained on the same queries from one job to another, or from some seeds of a configuration to others."""
+
+    before: list[str] = Field(description="jobs")
+    after: list[str] = Field(description="jobs")
+    protocol: str
+    metric: str = Field(description="distance between embeddings")
+    queries: int = Field(description="those with a positive")
+    gallery: int = Field(description="items")
+    chance: str = Field(description="what the intervals draw anew: queries or classes, and seeds where there are some")
+    num_fixed: int
+    num_broken: int
+    metrics: dict[str, Gain]
+    fixed: list[ChangedQuery] = Field(description="those whose MAP@R changed most")
+    broken: list[ChangedQuery] = Field(description="those whose MAP@R changed most")
+    how: dict[str, Any] = Field(description="confidence, repeats, seed and what else was asked")
+    notes: list[str] = Field(description="what a reader should know before believing it")
 
 
 class SchemaList(BaseModel):

@@ -31,12 +31,12 @@ from api.specs import spec_of, wrong_spec
 from raydml.errors import CheckpointError, SpecError
 from raydml.files import remove_folder
 from raydml.jobs import records
-from raydml.jobs.forks import copy_checkpoint
 from raydml.jobs.ids import new_id
 from raydml.jobs.merging import merge_patch
 from raydml.jobs.states import State
 from raydml.spec import JobSpec
 from raydml.specfile import parse_spec
+from raydml.training.forks import copy_checkpoint
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 LabelFilter = Annotated[str, Query(pattern=rf"{LABEL_KEY[:-1]}:[^\x00-\x1f\x7f]{{0,200}}$")]

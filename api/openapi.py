@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api import dataset_documents, documents, job_documents, model_documents, webhook_documents
+from api import dataset_documents, documents, job_documents, key_documents, model_documents, webhook_documents
 from api.bodies import DOCUMENTS, JSON, MSGPACK
 from api.envelope import HEADER
 from api.problems import MEDIA_TYPE, ProblemDocument
@@ -28,6 +28,7 @@ BODIES = (
     *dataset_documents.BODIES,
     *model_documents.BODIES,
     *webhook_documents.BODIES,
+    *key_documents.BODIES,
 )
 
 _SCHEME = {

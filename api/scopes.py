@@ -6,7 +6,8 @@ from typing import Literal
 
 from raydml.jobs.callers import Scope
 
-PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json"})  # for whoever reaches the server
+PUBLIC = frozenset({"/", "/livez", "/readyz", "/openapi.json"})  # for whoever reaches the server
+PAGE = "/dashboard/"  # and so are the files below it
 Needed = Scope | Literal["none"]
 
 # What follows /v1/ -> what is needed to read it, and to change it.
@@ -18,6 +19,7 @@ RESOURCES: dict[str, tuple[Needed, Needed]] = {
     "aliases": ("search:read", "collections:write"),
     "schemas": ("none", "admin"),
     "webhooks": ("admin", "admin"),
+    "keys": ("admin", "admin"),
     "audit": ("admin", "admin"),
 }
 
@@ -38,6 +40,11 @@ QUESTIONS = frozenset(
         "report",
     }
 )
+
+
+def is_public(path: str) -> bool:
+    """Whether the path is for whoever reaches the server."""
+    return path in PUBLIC or path.startswith(PAGE)
 
 
 def needed(method: str, path: str) -> Needed:

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(64 << 30, ge=1, le=1 << 50, description="of one upload")
     max_project_bytes: int = Field(256 << 30, ge=1, le=1 << 50, description="of all uploads of one project")
     max_unpacked_bytes: int = Field(256 << 30, ge=1, le=1 << 50, description="of one archive, unpacked")
+    upload_days: float = Field(
+        7.0, gt=0, le=36_500, description="after which an upload that nobody goes on with is gone"
+    )
+    record_days: float = Field(90.0, gt=0, le=36_500, description="that events and metrics of a job that is over stay")
     dataset_part_bytes: int = Field(8 * _MEBIBYTE, ge=1, le=1 << 30, description="of one part of an upload")
     dataset_check_seconds: float = Field(3600.0, gt=0, le=1e6, description="that looking at a data set may take")
     dataset_check_bytes: int = Field(8 << 30, ge=1 << 29, le=1 << 50, description="of memory that it may take")

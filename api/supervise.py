@@ -19,6 +19,7 @@ from api.settings import Settings
 from raydml.errors import RaydmlError
 from raydml.jobs.database import Database
 from raydml.jobs.decisions import Rules
+from raydml.jobs.housekeeping import Housekeeping, Keeping
 from raydml.jobs.launcher import Launcher, Unreachable
 from raydml.jobs.local_ray import LocalRay
 from raydml.jobs.ray_jobs import ClusterJobs, LocalJobs, cluster_token
@@ -28,6 +29,7 @@ from raydml.jobs.webhooks import Courier
 log = structlog.get_logger()
 BETWEEN = 0.2  # seconds between two turns
 _LOOK = 1.0  # seconds between two looks for what is to be sent
+_ROUND = 60.0  # seconds between two looks whether a round is due
 
 
 def supervise(settings: Settings, stop: threading.Event) -> None:
@@ -43,6 +45,11 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     supervisor = Supervisor(database, settings.home, launcher, rules)
     courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
+    keeping = Keeping(settings.record_days, settings.upload_days)
+    keeper = threading.Thread(
+        target=_keep_house, args=(Housekeeping(database, settings.home, keeping), stop), daemon=True
+    )
+    keeper.start()
     log.info("supervising", name=supervisor.name, ray=settings.cluster or "local")
     while not stop.is_set():
         _turn(supervisor, launcher)
@@ -51,7 +58,8 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
     supervisor.close()
-    courier.join(2 * _LOOK)  # what it has not sent by then, another one sends
+    for thread in (courier, keeper):
+        thread.join(2 * _LOOK)  # what is not done by then, another one does
     launcher.close()
     database.close()
 
@@ -78,6 +86,16 @@ def _deliver(courier: Courier, stop: threading.Event) -> None:
         except Exception:
             log.exception("webhooks_failed")
             stop.wait(_LOOK)
+
+
+def _keep_house(housekeeping: Housekeeping, stop: threading.Event) -> None:
+    """Rounds through what nobody needs any more, in a thread of their own: folders may be large."""
+    while not stop.is_set():
+        try:
+            housekeeping.tick()
+        except Exception:
+            log.exception("housekeeping_failed")
+        stop.wait(_ROUND)
 
 
 def _mend(launcher: Launcher) -> None:

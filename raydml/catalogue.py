@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+PLUGIN = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"  # names of entry points
+
 REFUSED = {
     "cross_batch_memory": "is an option of the losses over pairs; write it inside one: "
     "{kind: contrastive, memory: {size: 4096, start_step: 100}}",
@@ -898,12 +900,20 @@ class Center(AnyLoss):
     reduction: Literal["sum", "mean"] = Field("sum", description="over the rows of the batch; the paper sums")
 
 
+class CustomLoss(LossBase):
+    """A loss that an installed plug-in makes: (B, D), (B,) -> a number, of the whole global batch."""
+
+    no_memory: ClassVar[str] = "is a plug-in, which sees one batch"
+    kind: Literal["custom"] = "custom"
+    plugin: str = Field(pattern=PLUGIN, description="its entry point in raydml.plugins.losses")
+
+
 LossSpec = Annotated[
     AngularLoss | ArcFace | Circle | Contrastive | CosFace | FastAP | GeneralizedLiftedStructure | Histogram
     | IntraPairVariance | LargeMarginSoftmax | LiftedStructure | MarginLoss | MultiSimilarity | Nca | NormalizedSoftmax
     | NPairs | NTXent | P2SGrad | Pnp | ProxyAnchor | ProxyNca | RankedList | SnrContrastive | SmoothAP | SoftTriple
     | SphereFace | SubCenterArcFace | SupCon | ThresholdConsistentMargin | TripletMargin | TupletMargin
-    | Softmax | CurricularFace | TextbookContrastive | TextbookTriplet | Center,
+    | Softmax | CurricularFace | TextbookContrastive | TextbookTriplet | Center | CustomLoss,
     Field(discriminator="kind"),
     BeforeValidator(refuse),
 ]  # fmt: skip

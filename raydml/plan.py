@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from raydml.membership import share
 from raydml.models import EmbeddingModel, build_model, check_inputs
 from raydml.parallel import fit, world_sizes
 from raydml.parallel.estimate import Candidate, candidates, choose_strategy, facts_of, measured, with_strategy
+from raydml.parallel.measured import Measured, key_of, recall
 from raydml.parallel.memory import Memory, choose, worker_share
 from raydml.spec import CustomBackbone, JobSpec
 
@@ -53,6 +55,7 @@ class Plan:
     device: torch.device
     candidates: tuple[Candidate, ...] = ()  # of the most workers
     proposal: tuple[Candidate, str] | None = None  # and why
+    measured: Measured | None = None  # of this job, on this machine
 
     @property
     def exactness(self) -> str:
@@ -105,14 +108,16 @@ class Plan:
             "choices": {str(size): asdict(choice) for size in self.slices if (choice := self.choice(size))},
             "exactness": self.exactness,
             "strategies": [{**asdict(candidate), "mesh": candidate.mesh.model_dump()} for candidate in self.candidates],
+            "measured": self.measured and self.measured.to_dict(),
             "proposal": self.proposal and {"strategy": self.proposal[0].name, "why": self.proposal[1]},
         }
 
 
-def plan(spec: JobSpec, dataset: Dataset) -> Plan:
+def plan(spec: JobSpec, dataset: Dataset, home: Path | None = None) -> Plan:
     """Everything that follows from the spec and its data. DataError and SpecError where the model does not fit them.
 
-    Batches that the data cannot fill are a `problem` of the plan; a custom model is not counted.
+    Batches that the data cannot fill are a `problem` of the plan; a custom model is not counted. What was measured of
+    this job, under `home`, decides what is proposed.
     """
     report = dataset.report
     batches, problem = _batches(spec, dataset)
@@ -122,7 +127,8 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
     found: tuple[Candidate, ...] = ()
     if memory is not None and model is not None:
         found = tuple(candidates(facts_of(spec, model, memory, device, dataset.num_training_classes), most))
-    proposal = choose_strategy(list(found), worker_share(spec, most, device)) if found else None
+    known = None if home is None else recall(home, key_of(spec, dataset))
+    proposal = _proposal(found, worker_share(spec, most, device), known) if found else None
     if spec.parallel.strategy == "auto" and proposal is not None:
         spec = with_strategy(spec, proposal[0])
     return Plan(
@@ -138,7 +144,17 @@ def plan(spec: JobSpec, dataset: Dataset) -> Plan:
         device=device,
         candidates=found,
         proposal=proposal,
+        measured=known,
     )
+
+
+def _proposal(found: Sequence[Candidate], share: int, known: Measured | None) -> tuple[Candidate, str]:
+    """The fastest one of those that were measured, or what the cost model says."""
+    chosen = known and known.chosen
+    for candidate in found:
+        if known and chosen and (candidate.strategy, candidate.mesh) == (chosen.strategy, chosen.mesh):
+            return candidate, known.why
+    return choose_strategy(list(found), share)
 
 
 def _batches(spec: JobSpec, dataset: Dataset) -> tuple[int, str | None]:

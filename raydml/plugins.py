@@ -1,4 +1,4 @@
-"""The name of a plug-in in; the data set or the model that an installed package registered under it out.
+"""The name of a plug-in in; the data set, model or loss that an installed package registered under it out.
 
 A package registers what it offers as entry points, so that a spec can name code without holding any:
 
@@ -6,6 +6,9 @@ A package registers what it offers as entry points, so that a spec can name code
     faces = "my_package.data:Faces"        # called without arguments: a torch map-style Dataset
     [project.entry-points."raydml.plugins.models"]
     tiny = "my_package.models:Tiny"        # called without arguments: a torch module, inputs -> (batch, dimension)
+    [project.entry-points."raydml.plugins.losses"]
+    mine = "my_package.losses:Mine"        # called with num_classes= and dimension=: a torch module,
+                                           # embeddings (B, D) and labels (B,) of the whole batch -> a number
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, Literal
 
 from raydml.errors import SpecError
 
-Group = Literal["datasets", "models"]
+Group = Literal["datasets", "models", "losses"]
 
 
 def installed(group: str) -> list[str]:
@@ -23,8 +26,11 @@ def installed(group: str) -> list[str]:
     return sorted(_found(group))
 
 
-def plugged(group: Group, name: str) -> Any:
-    """The plug-in, made anew. Raises SpecError where there is none of this name, or where it cannot be made."""
+def plugged(group: Group, name: str, **known: int) -> Any:
+    """The plug-in, made anew of what is known of the job.
+
+    Raises SpecError where there is none of this name, or where it cannot be made.
+    """
     found = _found(group)
     if name not in found:
         raise SpecError(
@@ -32,7 +38,7 @@ def plugged(group: Group, name: str) -> Any:
             f"{', '.join(sorted(found)) or 'none'}"
         )
     try:
-        return found[name].load()()
+        return found[name].load()(**known)
     except Exception as error:  # somebody else's code, run while it is imported
         raise SpecError(f"the plug-in {name} ({found[name].value}) cannot be made: {error}") from error
 

@@ -19,18 +19,15 @@ from torch import nn
 from raydml.card import write_card
 from raydml.data import Dataset, open_dataset, sampling_plan
 from raydml.environment import describe_environment
-from raydml.errors import (
-    CheckpointError,
-    DataError,
-    Interrupted,
-    ResourceError,
-    SpecError,
-)
+from raydml.errors import CheckpointError, DataError, Interrupted, ResourceError, SpecError
 from raydml.evaluation import baseline
+from raydml.evaluation.results import write_results
+from raydml.evaluation.scores import Metric, check_metric
 from raydml.files import sweep, write_bytes, write_json
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
+from raydml.parallel.measured import key_of, recall
 from raydml.plugins import plugged
 from raydml.progress import Progress, Watch
 from raydml.runs import Run, find_run, owned, set_aside
@@ -73,8 +70,8 @@ def train(
     started and stopped. Ctrl-C saves a checkpoint and raises Interrupted; a second one stops at once. Raises
     SpecError, DataError or ResourceError before work starts.
     """
-    checked = _located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
-    dataset, model = _plugged(checked, dataset, model)
+    checked = located(load_spec(spec, []) if isinstance(spec, (str, Path)) else parse_spec(spec))
+    dataset, model = plugged_in(checked, dataset, model)
     root = Path(home).expanduser().resolve() if home else default_home()
     shelf = collections or root / "collections"
     with owned(root / "runs" / checked.name, again) as record:
@@ -96,7 +93,9 @@ def train(
     return Run(record.folder, root, model)
 
 
-def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> tuple[object | None, nn.Module | None]:
+def plugged_in(
+    spec: JobSpec, dataset: object | None, model: nn.Module | None
+) -> tuple[object | None, nn.Module | None]:
     """What was handed over, and where nothing was, what the plug-ins make that the spec names."""
     data, backbone = spec.data, spec.model.backbone
     if dataset is None and isinstance(data, CustomData) and data.plugin is not None:
@@ -108,11 +107,18 @@ def _plugged(spec: JobSpec, dataset: object | None, model: nn.Module | None) -> 
     return dataset, model
 
 
-def check(spec: JobSpec, home: Path, collections: Path | None = None) -> None:
+def check(
+    spec: JobSpec,
+    home: Path,
+    collections: Path | None = None,
+    *,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
+) -> None:
     """Raises what `train` would before it begins, for a run that there is not yet; leaves nothing but built-in data."""
-    dataset, model = _plugged(spec, None, None)
+    dataset, model = plugged_in(spec, dataset, model)
     shelf = collections or home / "collections"
-    _prepare(_located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
+    _prepare(located(spec), home, shelf, RunRecord(home / "runs" / ".none"), dataset, model)
 
 
 def _at_most_usable(spec: JobSpec) -> JobSpec:
@@ -123,7 +129,7 @@ def _at_most_usable(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"workers": workers})})
 
 
-def _located(spec: JobSpec) -> JobSpec:
+def located(spec: JobSpec) -> JobSpec:
     """The spec with all paths made absolute: workers run in folders of their own."""
     model = spec.model.model_copy(update={"backbone": _with_absolute_path(spec.model.backbone)})
     data = _with_absolute_path(spec.data)
@@ -164,7 +170,8 @@ def _prepare(
     if spec.parallel.strategy == "auto":
         device = torch.device("cuda" if spec.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
         copied = build_model(spec.model, items.input_shape, spec.seed, custom=model)
-        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes)
+        known = recall(root, key_of(spec, items))
+        spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes, known)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
     _check_collection(spec, record, shelf)
@@ -327,18 +334,29 @@ def _opened_facts(path: Path) -> Facts:
 
 
 def evaluate(
-    name_or_path: str | Path, *, dataset: object | None = None, model: nn.Module | None = None
+    name_or_path: str | Path,
+    *,
+    metric: Metric | None = None,
+    dataset: object | None = None,
+    model: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Measure a run's exported model on its test split again, in this process; CheckpointError without a model."""
+    """Measure a run's exported model on its test split again, in this process; CheckpointError without a model.
+
+    By another `metric` than the spec's where one is given. What each query got is kept, for `raydml.compare`.
+    """
     run = find_run(name_or_path)
     spec = load_spec(run.folder / "spec.yaml", [])
+    own = spec.evaluate
+    wanted = own.model_copy(update={"metric": check_metric(metric or own.metric)})
     if not run.model.exists():
         raise CheckpointError(f"run {run.name} is {run.state} and has exported no model yet: finish it first")
-    dataset, model = _plugged(spec, dataset, model)
+    dataset, model = plugged_in(spec, dataset, model)
     embedder = load_model(run.model, module=model)
     items = open_dataset(spec.data, run.home, custom=dataset)
     test = items.indices("test")
     embeddings = embed_split(embedder.model, items, test, ALONE, spec.model.dimension)
-    metrics, bounds = measure_test(embeddings, items, spec, ALONE)
-    intervals = {name: list(bound) for name, bound in bounds.items()}
-    return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": run.baseline, "sha256": run.sha256}
+    metrics, bounds, results = measure_test(embeddings, items, spec.model_copy(update={"evaluate": wanted}), ALONE)
+    if results is not None:
+        write_results(run.folder, results, model=run.sha256)
+    intervals, beside = {name: list(bound) for name, bound in bounds.items()}, run.baseline if wanted == own else {}
+    return {"run": run.name, "metrics": metrics, "intervals": intervals, "baseline": beside, "sha256": run.sha256}

@@ -200,6 +200,21 @@ def open_collection(name_or_path: str | Path, root: Path | None = None) -> Colle
 @contextlib.contextmanager
 def owned(folder: Path, again: bool) -> Iterator[RunRecord]:
     """Hold the run's lease. Raises RunExists where it is finished or another process drives it."""
+    with held(folder, "run") as record:
+        if again and record.read():
+            set_aside(folder)
+            folder.mkdir()
+        elif record.read().get("state") == "succeeded":
+            raise RunExists(f"run {folder.name} is finished: take another name, or --again to start anew")
+        yield record
+
+
+@contextlib.contextmanager
+def held(folder: Path, what: str, seconds: float = 0.0) -> Iterator[RunRecord]:
+    """Hold the lease of a folder of a run, a trial or a study.
+
+    Raises RunExists where another process still holds it after so many seconds.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lease = os.open(_lease(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -207,22 +222,23 @@ def owned(folder: Path, again: bool) -> Iterator[RunRecord]:
         raise ResourceError(
             f"{folder} cannot be written: {error.strerror}. Set RAYDML_HOME to a folder that can."
         ) from error
+    deadline = time.monotonic() + seconds
     try:
-        try:
-            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunExists(
-                f"run {folder.name} is being trained by another process: wait, or take another name"
-            ) from error
-        record = RunRecord(folder)
-        if again and record.read():
-            set_aside(folder)
-            folder.mkdir()
-        elif record.read().get("state") == "succeeded":
-            raise RunExists(f"run {folder.name} is finished: take another name, or --again to start anew")
-        yield record
+        while not _taken(lease):
+            if time.monotonic() >= deadline:
+                raise RunExists(f"{what} {folder.name} is being trained by another process: wait, or take another name")
+            time.sleep(0.1)
+        yield RunRecord(folder)
     finally:
         os.close(lease)
+
+
+def _taken(lease: int) -> bool:
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lease(folder: Path) -> Path:
@@ -237,12 +253,9 @@ def driven(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _taken(lease)
     finally:
         os.close(lease)
-    return False
 
 
 def set_aside(folder: Path) -> None:

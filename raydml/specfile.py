@@ -260,6 +260,8 @@ def _without_tags(data: Any, location: Keys) -> Keys:
     keys: list[Any] = []
     tagged = False
     for part in location:
+        if isinstance(part, str) and part.startswith("="):  # a form that has no `kind`
+            continue
         if not tagged and isinstance(data, Mapping) and data.get("kind") == part:
             tagged = True
             continue
@@ -283,7 +285,9 @@ def _explain(data: Mapping[str, Any], keys: Keys, mistake: dict[str, Any]) -> st
         case "extra_forbidden":
             return f"unknown key{_nearest(str(keys[-1]), _known_keys(data, keys[:-1]))}"
         case "union_tag_invalid":
-            kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+            kinds = [kind.strip(" '=") for kind in context["expected_tags"].split(",")]
+            if context["tag"].startswith("="):
+                return f"is none of {', '.join(kinds)}"
             return f"unknown kind {context['tag']!r}{_nearest(str(context['tag']), kinds)}"
         case "union_tag_not_found":
             return "kind is missing"

@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli import collections, data, datasets, jobs, keys, machine, queries, runs, service, specs
+from raydml.cli import (
+    collections,
+    comparing,
+    data,
+    datasets,
+    jobs,
+    keys,
+    machine,
+    models,
+    queries,
+    runs,
+    service,
+    specs,
+    tuning,
+    webhooks,
+)
 
 app = typer.Typer(
     name="raydml",
@@ -24,7 +39,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": specs.plan,
     "schema": specs.schema,
     "train": runs.train,
+    "tune": tuning.tune,
     "evaluate": runs.evaluate,
+    "compare": comparing.compare,
     "events": runs.events,
     "resize": runs.resize,
     "search": queries.search,
@@ -38,6 +55,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(models.app, name="models")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(keys.app, name="keys")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,7 +119,8 @@ def search(
         from raydml.cli.tables import hits_table
 
         array = read_vectors(vector) if vector else None
-        found = client.collections[name].search(array, image, text, ids, k, wanted or None)
+        points = _points(client.collections[name], ids) if ids else None
+        found = client.collections[name].search(array, image, text, points, k, wanted or None)
         names = [str(query) for query in image or text or ids or range(len(found))]
         answer({"collection": name, "results": documents(names, found)}, hits_table(names, found))
 
@@ -178,6 +180,23 @@ def _described(found: Any, answer: Any) -> None:
 def _aliases(found: Any, answer: Any) -> None:
     shown = "\n".join(f"{alias} -> {name}" for alias, name in found.aliases.items()) or "there are no aliases"
     answer(found.model_dump(mode="json"), f"{shown}\n(generation {found.generation})")
+
+
+def _points(collection: Any, ids: list[str]) -> list[Any]:
+    """Ids as they were typed -> those of points: a number is one where no point has it as its text."""
+    from raydml.errors import RequestRefused
+
+    found: list[Any] = []
+    for id in ids:
+        number = int(id) if re.fullmatch(r"-?[0-9]{1,19}", id) else None
+        if number is not None:
+            try:
+                collection.get([id])
+            except RequestRefused:
+                found.append(number)
+                continue
+        found.append(id)
+    return found
 
 
 def _items(path: Path | None, count: int) -> tuple[list[Any], list[Any]]:

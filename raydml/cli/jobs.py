@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from raydml.cli.comparing import MetricOption, Over, comparison_shown
 from raydml.cli.output import FAILED, Json, stderr
 from raydml.cli.remote import JobId, Labels, Limit, Local, Url, asking, changes, pairs, workers
 from raydml.cli.specs import Overrides, SpecPath
@@ -265,6 +266,23 @@ def evaluation(job: JobId, url: Url = None, local: Local = None, as_json: Json =
 
         found = client.jobs[job].evaluation()
         answer(found.model_dump(mode="json"), metrics_table(found.model_dump()))
+
+
+@app.command()
+def compare(
+    job: JobId,
+    others: Annotated[list[str], typer.Argument(metavar="JOB...", help="jobs to compare with", show_default=False)],
+    beside: Annotated[list[str] | None, typer.Option(help="a further seed of the first job's configuration")] = None,
+    metric: MetricOption = None,
+    over: Over = "queries",
+    url: Url = None,
+    local: Local = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a job with another one on the same queries; several others are seeds of one configuration."""
+    with asking(url, local, as_json) as (client, answer):
+        found = client.jobs[job].compare(*others, beside=beside or (), metric=metric, over=over)
+        answer(found.model_dump(mode="json"), comparison_shown(found.model_dump()))
 
 
 def _verb(verb: str, job: str, url: str | None, local: Path | None, as_json: bool) -> None:

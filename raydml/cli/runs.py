@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from raydml.cli.comparing import MetricOption
 from raydml.cli.output import Json, answering, stderr
 from raydml.cli.specs import Overrides, SpecPath
 
@@ -45,13 +46,13 @@ def train(
         answer(trained.summary(), run_table(trained.summary()))
 
 
-def evaluate(name: RunName, as_json: Json = False) -> None:
+def evaluate(name: RunName, metric: MetricOption = None, as_json: Json = False) -> None:
     """Measure a run's model on its test data once more."""
     with answering(as_json) as answer:
         from raydml import run
         from raydml.cli.tables import metrics_table
 
-        measured = run.evaluate(name)
+        measured = run.evaluate(name, metric=metric)
         answer(measured, metrics_table(measured))
 
 

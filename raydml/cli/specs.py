@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raydml.cli.output import WRONG_INPUT, Json, answering
+from raydml.cli.output import WRONG_INPUT, Json, answering, stderr
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML or JSON file", show_default=False)]
 Overrides = Annotated[
@@ -19,6 +19,11 @@ DataPath = Annotated[
         metavar="[PATH]", help="class folders, a manifest or arrays; without one, built-in glyphs", show_default=False
     ),
 ]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="try each strategy for a few steps on this machine, for strategy: auto")
+]
+Steps = Annotated[int, typer.Option("--steps", min=2, max=1000, help="steps of each trial that are counted")]
+Rounding = Annotated[bool, typer.Option("--rounding", help="also try what rounds more: bf16, compressed gradients")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="where the spec goes")]
 
 
@@ -28,6 +33,10 @@ def validate(spec: SpecPath, overrides: Overrides = None, as_json: Json = False)
         from raydml.specfile import load_spec
 
         loaded = load_spec(spec, overrides or ())
+        if loaded.tune is not None:
+            from raydml.tuning.trials import check_space
+
+            check_space(loaded)
         document = {"valid": True, "name": loaded.name, "exactness": loaded.exactness, "digest": loaded.digest()}
         answer(document, f"{spec}: valid, run {loaded.name}, {loaded.exactness}")
 
@@ -45,8 +54,15 @@ def init(path: DataPath = None, out: Out = Path("spec.yaml"), as_json: Json = Fa
         answer({**asdict(written), "path": str(out)}, shown)
 
 
-def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show what a spec would do with its data, before anything starts."""
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    measure: Measure = False,
+    steps: Steps = 5,
+    rounding: Rounding = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a spec would do with its data, before anything starts; --measure tries its strategies here."""
     with answering(as_json) as answer:
         from raydml.specfile import load_spec
 
@@ -57,7 +73,22 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
         from raydml.plan import plan as make_plan
         from raydml.runs import home
 
-        made = make_plan(loaded, open_dataset(loaded.data, home()))
+        dataset = open_dataset(loaded.data, home())
+        if measure:
+            from raydml.spec import StudySpec
+            from raydml.study import measure as measured
+
+            told = stderr()
+            measured(
+                loaded,
+                dataset,
+                home(),
+                StudySpec(steps=steps, rounding=rounding),
+                listen=lambda number, of, trial: told.print(
+                    f"trial {number} of {of}: {trial.name}, {trial.workers} workers", highlight=False
+                ),
+            )
+        made = make_plan(loaded, dataset, home())
         answer(made.to_dict(), plan_table(made))
     if made.problem:
         raise typer.Exit(WRONG_INPUT)

@@ -16,6 +16,7 @@ from raydml.doctor import size
 if TYPE_CHECKING:
     from raydml.demo import Demo
     from raydml.doctor import Check
+    from raydml.parallel.measured import Measured
     from raydml.plan import Plan
 
 METRIC_NAMES = {
@@ -148,8 +149,28 @@ def _strategies(plan: Plan) -> Iterator[RenderableType]:
         else:
             table.add_row(candidate.name, Text(candidate.impossible, "dim"))
     yield table
+    if plan.measured is not None:
+        yield _measured(plan.measured)
+        if plan.measured.note is not None:
+            yield Text(plan.measured.note, "bold red")
     chosen, why = plan.proposal
     yield Text(f"proposed: {chosen.name}, for {why}")
+
+
+def _measured(found: Measured) -> Table:
+    """What was tried on this machine, the fastest first."""
+    table = Table("strategy", "workers", "level", title="measured on this machine", title_justify="left")
+    for heading in ("s a step", "images/s", "CPU s a step", "a worker holds", "sends a step"):
+        table.add_column(heading, justify="right")
+    for trial in found.trials:
+        cells = (trial.name, str(trial.workers), f"{trial.exactness}{', rounds' if trial.rounds else ''}")
+        if trial.seconds is None or trial.cpu is None:
+            table.add_row(*cells[:2], Text(trial.failed or "", "dim"))
+            continue
+        sent = "-" if trial.sent is None else size(trial.sent)
+        costs = (f"{trial.seconds:.4g}", f"{found.batch / trial.seconds:.0f}", f"{trial.cpu:.4g}")
+        table.add_row(*cells, *costs, size(trial.memory or 0), sent)
+    return table
 
 
 def _plan_facts(plan: Plan) -> Table:

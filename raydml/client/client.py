@@ -16,6 +16,7 @@ from raydml.client.calls import Call
 from raydml.client.collections import Collections
 from raydml.client.datasets import Datasets
 from raydml.client.jobs import Jobs
+from raydml.client.keys import Keys
 from raydml.client.models import Models
 from raydml.client.records import Audit, Schemas
 from raydml.client.resource import Resource, S, operation
@@ -57,6 +58,11 @@ class API(Resource[S]):
     def webhooks(self) -> Webhooks[S]:
         """URLs that are told of changes of state."""
         return Webhooks(self.sender)
+
+    @property
+    def keys(self) -> Keys[S]:
+        """API keys of the project."""
+        return Keys(self.sender)
 
     @property
     def aliases(self) -> AliasTable[S]:

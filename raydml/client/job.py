@@ -15,6 +15,7 @@ from raydml.client.job_documents import (
     ENDED,
     Artifact,
     Checkpoint,
+    Comparison,
     Evaluation,
     Event,
     JobFacts,
@@ -205,6 +206,16 @@ class JobReference(Resource[S]):
     def evaluation(self) -> Call[Evaluation]:
         """How good the model is."""
         return Call("GET", f"{ONE}/evaluation", Evaluation.model_validate, self.names)
+
+    @operation
+    def compare(self, /, *others: str, beside: Iterable[str] = (), **how: Any) -> Call[Comparison]:
+        """What was gained from this job to another, by id, on the same queries.
+
+        Several `others` are seeds of one configuration, and `beside` further seeds of this job's. `how`: metric, over,
+        confidence, repeats, seed, shown.
+        """
+        query = {"with": others, "beside": tuple(beside), **how}
+        return Call("GET", f"{ONE}/evaluation:compare", Comparison.model_validate, self.names, query, seconds=LONG)
 
     def _job(self, document: Any) -> Job[S]:
         return Job(self.sender, document)

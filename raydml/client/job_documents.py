@@ -169,3 +169,41 @@ class Evaluation(Document):
     intervals: dict[str, list[float]]
     baseline: dict[str, float]
     validation: list[dict[str, Any]] = Field(description="step and metrics of each look at the validation split")
+
+
+class Gain(Document):
+    """A metric of both sides, and the interval [low, high] of what was gained; significant where that leaves out 0."""
+
+    before: float
+    after: float
+    gained: float
+    interval: list[float]
+    significant: bool
+
+
+class ChangedQuery(Document):
+    """A query whose first neighbour became right, or wrong, and its metrics."""
+
+    id: str
+    label: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class Comparison(Document):
+    """What was gained on the same queries from one job to another, or from some seeds of a configuration to others."""
+
+    before: list[str]
+    after: list[str]
+    protocol: str
+    metric: str
+    queries: int
+    gallery: int
+    chance: str
+    num_fixed: int
+    num_broken: int
+    metrics: dict[str, Gain]
+    fixed: list[ChangedQuery]
+    broken: list[ChangedQuery]
+    how: dict[str, Any]
+    notes: list[str]

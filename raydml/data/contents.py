@@ -69,6 +69,14 @@ class Stored:
         return Checked(kept, [digest(row) for row in self.array], [(f"row {row}", "NaN or infinite") for row in bad])
 
 
+class Repeated(Stored):
+    """A few arrays (n, ...) that stand for any number of items: item i is the (i modulo n)-th."""
+
+    def read(self, item: int) -> NDArray[Any]:
+        """See Contents."""
+        return super().read(item % len(self.array))
+
+
 class Decoded:
     """Items decoded on reading; the first ones, up to `cache_bytes`, stay in memory from the check on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raydml.data.contents import Contents
+from raydml.data.contents import Contents, Repeated
 from raydml.data.preprocessing import Preprocessing
 from raydml.errors import DataError
 
@@ -71,6 +72,7 @@ class Dataset:
         self.num_training_classes = len(classes)
         self._training_labels = dense.astype(np.int64)
         self._contents = contents
+        self._digests = tuple(digests)
 
     @property
     def training_labels(self) -> NDArray[np.int64]:
@@ -84,6 +86,20 @@ class Dataset:
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}: choose from {', '.join(SPLITS)} and all")
         return np.flatnonzero(self.items.splits == split)
+
+    def digest(self, items: Numbers) -> str:
+        """SHA-256 over ids, class names and contents of these items, in their order; not of how they are prepared."""
+        names, table = self.items.class_names, self.items
+        total = hashlib.sha256()
+        for item in items:
+            total.update(json.dumps([table.ids[item], names[table.labels[item]], self._digests[item]]).encode())
+        return total.hexdigest()
+
+    def repeating(self, number: int) -> Dataset:
+        """The same items and labels with the contents of the first training items only, held in memory."""
+        result = copy.copy(self)
+        result._contents = Repeated(self._stack(self.indices("train")[:number]))
+        return result
 
     def read(self, item: int) -> NDArray[Any]:
         """uint8 (H, W, C) of an image, float32 `input_shape` of a vector, int64 (length,) of a text.

@@ -26,8 +26,14 @@ def intervals(
     bootstrap: Davison and Hinkley, 1997, section 3.8), which says what other classes would give and is mostly wider.
     Memory is one number a query and repeats x metrics. DataError when no query has a positive.
     """
-    names = list(values)
-    table = np.stack([values[name] for name in names], axis=1)
+    means = resampled_means(values, repeats=repeats, seed=seed, classes=classes)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return {name: (float(low[place]), float(high[place])) for place, name in enumerate(values)}
+
+
+def resampled_means(values: dict[str, Array], *, repeats: int, seed: int, classes: Array | None = None) -> Array:
+    """Means of each metric in `repeats` resamples, float64 (repeats, metrics), whose percentiles are `intervals`."""
+    table = np.stack(list(values.values()), axis=1)
     counted = ~np.isnan(table[:, 0])
     if not counted.any():
         raise DataError(f"none of {len(table)} queries has a positive in the gallery: there is nothing to resample")
@@ -35,13 +41,12 @@ def intervals(
     if classes is not None:
         sums, sizes = _by_class(sums, classes[counted])
     random = np.random.default_rng(seed)
-    means = np.empty((repeats, len(names)))
+    means = np.empty((repeats, len(values)))
     for mean in means:
         drawn = random.integers(0, len(sizes), len(sizes))
         times = np.bincount(drawn, minlength=len(sizes)).astype(np.float64)
         mean[:] = times @ sums / (times @ sizes)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return {name: (float(low[place]), float(high[place])) for place, name in enumerate(names)}
+    return means
 
 
 def _by_class(values: Array, classes: Array) -> tuple[Array, Array]:

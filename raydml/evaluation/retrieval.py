@@ -5,15 +5,13 @@ Ranks are by score descending, ties by gallery row ascending; labels are compare
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 
-from raydml.errors import DataError, SpecError
+from raydml.errors import DataError
 from raydml.evaluation.checks import check_labels, check_own
 from raydml.evaluation.positives import Classes
 from raydml.evaluation.ranks import BLOCK, MOST_PAIRS, Block, Task, panels, rank
-from raydml.evaluation.scores import Array, Metric, Scorer
+from raydml.evaluation.scores import Array, Metric, Scorer, check_metric
 
 _COORDINATES = 12  # of the gallery, for each positive that is held: together they take about as much memory
 
@@ -47,8 +45,7 @@ def retrieval(
     """
     if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries have dimension {queries.shape[1]}, the gallery {gallery.shape[1]}: they must agree")
-    if metric not in get_args(Metric):
-        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(get_args(Metric))}")
+    check_metric(metric)
     if len(gallery) == 0:
         raise DataError("the gallery is empty: there is nothing to rank")
     if any(depth < 1 for depth in recall_at):

@@ -7,11 +7,12 @@ other pairs nor on the size of the gallery. Equal vectors therefore tie exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from raydml.errors import SpecError
 from raydml.evaluation.checks import squared_norms
 
 Metric = Literal["cosine", "euclidean", "manhattan"]
@@ -22,6 +23,15 @@ _COORDINATES = 2**18  # of exact scores at once
 _FLOOR = 2.0**-38  # far above the rounding in float64 of SPAN x some hundred queries
 _HALF = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}  # what rounding changes 1 by, at most
 _LARGE = 2.0**60  # the inverse of a vector's length, of which float32 surely holds both
+
+
+def check_metric(metric: str) -> Metric:
+    """The distance of this name. Raises SpecError where there is none."""
+    known = get_args(Metric)
+    if metric not in known:
+        raise SpecError(f"metric {metric!r} is unknown: choose from {', '.join(known)}")
+    found: Metric = known[known.index(metric)]
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from raydml import run
 from raydml.errors import Interrupted, RaydmlError
+from raydml.jobs.telling import Telling, log_of
 from raydml.jobs.workplace import Workplace
 from raydml.parallel import fit, unit, world_sizes
 from raydml.runs import Run
@@ -32,17 +34,23 @@ def attempt(place: Workplace, address: str | None) -> int:
     if place.ended() is not None or place.superseded():
         return 0
     order = place.order()
+    log = log_of(place.job, place.attempt, sys.stdout)
+    log.info("begun", workers=order["workers"])
     try:
         spec = parse_spec(order["spec"])
         if RunRecord(place.run).read().get("state") != "succeeded":
             _say_limits(place, spec, order["workers"])
-            run.train(spec, address=address, home=place.home, collections=Path(order["collections"]))
+            listen = Telling(log, time.monotonic)
+            run.train(spec, address=address, home=place.home, collections=Path(order["collections"]), listen=listen)
         place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)))
+        log.info("succeeded")
     except Interrupted as error:
+        log.info("interrupted", why=error.message)
         place.write_ended("interrupted", "Interrupted", error.message, None)
     except Exception as error:
         traceback.print_exc()
         message = error.message if isinstance(error, RaydmlError) else f"{type(error).__name__}: {error}"
+        log.error("failed", kind=type(error).__name__, why=message)
         place.write_ended("failed", type(error).__name__, message, None)
         return 1
     return 0

@@ -172,7 +172,8 @@ class Datasets:
                 session.delete(there)
         _write(self._upload(identity), number * row.part_bytes, content)
         with self.database.transaction() as session:
-            _row(session, identity, project, locked=True)
+            row = _row(session, identity, project, locked=True)
+            row.updated_at = milliseconds()
             session.merge(DatasetPartRow(dataset_id=identity, number=number, sha256=sha256.lower()))
 
     def complete(self, identity: str, project: str | None) -> DatasetRow:
@@ -243,8 +244,22 @@ class Datasets:
                     f"data set {identity} is used by {', '.join(users[:10])}: wait, or cancel them first"
                 )
             session.delete(row)
-        self._upload(identity).unlink(missing_ok=True)
-        self._lock(identity).unlink(missing_ok=True)
+        self._remove_files(row)
+
+    def expire(self, before: int) -> Sequence[str]:
+        """Remove uploads that never became a data set and that nobody went on with since this time; their ids."""
+        stale = DatasetRow.state.in_(("uploading", "failed")) & (DatasetRow.updated_at < before)
+        with self.database.transaction() as session:
+            rows = session.scalars(select(DatasetRow).where(stale).with_for_update()).all()
+            for row in rows:
+                session.delete(row)
+        for row in rows:
+            self._remove_files(row)
+        return [row.id for row in rows]
+
+    def _remove_files(self, row: DatasetRow) -> None:
+        self._upload(row.id).unlink(missing_ok=True)
+        self._lock(row.id).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             remove_folder(self.folder(row))
 

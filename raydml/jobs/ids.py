@@ -28,6 +28,14 @@ def new_id(prefix: Prefix, now_ms: int | None = None) -> str:
     return f"{prefix}_{''.join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))}"
 
 
+def born_at(id: str) -> int:
+    """When an id was made, in milliseconds since 1970."""
+    value = 0
+    for letter in id.rpartition("_")[2]:
+        value = value << 5 | _ALPHABET.index(letter)
+    return value >> _RANDOM_BITS
+
+
 def milliseconds() -> int:
     """Now, in whole milliseconds since 1970, UTC: the unit of every time in the database."""
     return time.time_ns() // 10**6

@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from raydml.errors import SpecError
+from raydml.errors import RecordNotFound, SpecError
 from raydml.jobs.callers import Caller, Scope, parse_scopes
 from raydml.jobs.database import Base, Document, Milliseconds
 from raydml.jobs.ids import milliseconds, new_id
-from raydml.jobs.projects import Owned, project_of
+from raydml.jobs.projects import Owned, owned, project_of
 from raydml.jobs.tokens import hashed, matches, new_token, prefix_of
 
 DAY = 24 * 3600 * 1000  # milliseconds
@@ -46,6 +46,13 @@ def create_key(
     session: Session, scopes: Iterable[str], project: str, name: str = "", days: float | None = None
 ) -> tuple[ApiKey, str]:
     """(the key, its token, which nobody can find out again). `project` by name, made where there is none."""
+    return make_key(session, scopes, project_of(session, project).id, name, days)
+
+
+def make_key(
+    session: Session, scopes: Iterable[str], project: str, name: str = "", days: float | None = None
+) -> tuple[ApiKey, str]:
+    """The same for a project by its id. Raises SpecError."""
     checked = parse_scopes(scopes)
     if days is not None and not 0 < days <= 36_500:
         raise SpecError(f"a key is valid for more than 0 and at most 36500 days, not {days}")
@@ -53,7 +60,7 @@ def create_key(
     token, prefix = new_token()
     key = ApiKey(
         id=new_id("key"),
-        project_id=project_of(session, project).id,
+        project_id=project,
         name=name[:100],
         prefix=prefix,
         sha256=hashed(token),
@@ -66,16 +73,22 @@ def create_key(
     return key, token
 
 
-def keys(session: Session) -> Sequence[ApiKey]:
-    """All of them, the oldest first."""
-    return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
+def keys(session: Session, project: str | None = None) -> Sequence[ApiKey]:
+    """Those of a project, all without one; the oldest first."""
+    return session.scalars(owned(select(ApiKey), project).order_by(ApiKey.id)).all()
 
 
-def revoke_key(session: Session, identity: str) -> ApiKey:
-    """Refuse the key from now on, by its id or prefix. Raises SpecError where there is none."""
-    key = session.scalar(select(ApiKey).where(or_(ApiKey.id == identity, ApiKey.prefix == identity)))
+def find_key(session: Session, identity: str, project: str | None = None) -> ApiKey:
+    """The key of this id or prefix. Raises RecordNotFound where the project has none."""
+    key = session.scalar(owned(select(ApiKey).where(or_(ApiKey.id == identity, ApiKey.prefix == identity)), project))
     if key is None:
-        raise SpecError(f"there is no key {identity}: see raydml keys list")
+        raise RecordNotFound(f"there is no key {identity}: see raydml keys list")
+    return key
+
+
+def revoke_key(session: Session, identity: str, project: str | None = None) -> ApiKey:
+    """Refuse the key from now on, by its id or prefix. Raises RecordNotFound where the project has none."""
+    key = find_key(session, identity, project)
     key.revoked_at = key.revoked_at or milliseconds()
     return key
 

@@ -24,7 +24,11 @@ PLACES: tuple[Keys, ...] = (
     ("model", "backbone", "path"),
     ("batch", "sampling", "negatives"),
 )
-_PLUGGED: tuple[tuple[Keys, str], ...] = ((("data",), "datasets"), (("model", "backbone"), "models"))
+_PLUGGED: tuple[tuple[Keys, str], ...] = (
+    (("data",), "datasets"),
+    (("model", "backbone"), "models"),
+    (("loss",), "losses"),
+)
 
 
 def confined(spec: Mapping[str, Any], roots: Sequence[Path], uploaded: Callable[[str], Path]) -> dict[str, Any]:

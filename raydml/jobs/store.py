@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from raydml.errors import JobChanged, JobNotFound, QuotaExceeded, SpecError
 from raydml.files import digest_of_json
-from raydml.jobs import forks, verbs
+from raydml.jobs import verbs
 from raydml.jobs.changes import add_event, touch
 from raydml.jobs.database import Database
 from raydml.jobs.ids import DEFAULT_PROJECT, milliseconds, new_id
@@ -37,6 +37,7 @@ from raydml.jobs.records import (
 from raydml.jobs.states import STATES, TERMINAL, State
 from raydml.jobs.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LabelRow, MetricRow
 from raydml.specfile import parse_spec
+from raydml.training.forks import copy_checkpoint
 
 MOST = 1000  # items of one page
 
@@ -157,9 +158,13 @@ class JobStore:
         version: int | None = None,
         by: str = "server",
     ) -> Job:
-        """Change what is given; a label of None is dropped. Raises JobChanged where the job is not of this version."""
+        """Change what is given; a label of None is dropped. Raises JobChanged where the job is not of this version.
+
+        What is so already changes nothing, the version neither.
+        """
         with self.database.transaction() as session:
             now, row = self._clock(), self._row(session, job, project, version)
+            before = {label.key: label.value for label in row.labels}, row.priority
             if labels is not None:
                 kept = {label.key: label for label in row.labels}
                 for key, value in labels.items():
@@ -174,7 +179,8 @@ class JobStore:
                 row.priority = priority
             if max_workers is not None:
                 self._resize(session, row, now, by, min(row.workers_min, max_workers), max_workers)
-            touch(row, now)
+            if before != ({label.key: label.value for label in row.labels}, row.priority):
+                touch(row, now)
             session.flush()
             return job_of(row)
 
@@ -231,7 +237,7 @@ class JobStore:
         parent = self.get(job, project)
         spec = parse_spec(merge_patch(parent.spec, changes or {}))
         id = new_id("job", self._clock())
-        copied = forks.copy_checkpoint(self.run_folder(job), self.run_folder(id), step, spec.digest())
+        copied = copy_checkpoint(self.run_folder(job), self.run_folder(id), step, spec.digest())
         return self.create(
             spec.model_dump(mode="json"),
             project=parent.project,

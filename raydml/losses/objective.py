@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raydml import catalogue
 from raydml.catalogue import LossSpec
+from raydml.errors import SpecError
 from raydml.losses.build import build_loss, build_miner, build_regularizer
 from raydml.losses.centers import CenterLoss
 from raydml.losses.cross_batch import CrossBatchTerm
@@ -18,6 +19,7 @@ from raydml.losses.randomness import fresh_weights
 from raydml.losses.textbook import ContrastiveLoss, TripletLoss
 from raydml.losses.tiled import TiledLoss, tiled_form
 from raydml.parallel import Sharded
+from raydml.plugins import plugged
 
 TILED_FROM = 1024  # rows; below, the whole loss on every worker costs less than the tiles' overhead
 
@@ -65,6 +67,23 @@ class PmlTerm(nn.Module):
         return weights if hasattr(self.loss, "proxies") else weights.T
 
 
+class PluginTerm(nn.Module):
+    """A loss of somebody else's: (B, D), (B,) -> (loss, {})."""
+
+    def __init__(self, spec: catalogue.CustomLoss, num_classes: int, dimension: int) -> None:
+        super().__init__()
+        self.name = spec.plugin
+        self.loss = plugged("losses", spec.plugin, num_classes=num_classes, dimension=dimension)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss, shape (). Raises SpecError where the plug-in gives something else."""
+        loss = self.loss(embeddings, labels)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise SpecError(f"the plug-in {self.name} gives {shape}: a loss is one number, a tensor of shape ()")
+        return loss.reshape(()), {}
+
+
 class Penalty(nn.Module):
     """What a class-parallel head leaves to the batch alone, its penalty on embeddings: (B, D), (B,) -> (loss, {})."""
 
@@ -89,6 +108,8 @@ def build_term(spec: LossSpec, num_classes: int, dimension: int) -> nn.Module:
         return ContrastiveLoss(spec)
     if isinstance(spec, catalogue.TextbookTriplet):
         return TripletLoss(spec)
+    if isinstance(spec, catalogue.CustomLoss):
+        return PluginTerm(spec, num_classes, dimension)
     term = PmlTerm(spec, num_classes, dimension)
     memory = getattr(spec, "memory", None)
     return term if memory is None else CrossBatchTerm(term, memory, dimension)

@@ -18,6 +18,7 @@ from raydml.models import EmbeddingModel, chain
 from raydml.parallel.class_vectors import HeadShare, head_share
 from raydml.parallel.fsdp import blocks
 from raydml.parallel.group import Peers
+from raydml.parallel.measured import Measured, Trial
 from raydml.parallel.memory import Memory, kept_by_forward, memory_of, worker_share
 from raydml.parallel.pipeline import example_of
 from raydml.parallel.randomness import STATE_BYTES
@@ -151,8 +152,8 @@ def choose_strategy(found: list[Candidate], share: int) -> tuple[Candidate, str]
     )
 
 
-def with_strategy(spec: JobSpec, chosen: Candidate) -> JobSpec:
-    """The spec with a candidate's strategy and mesh."""
+def with_strategy(spec: JobSpec, chosen: Candidate | Trial) -> JobSpec:
+    """The spec with a candidate's or trial's strategy and mesh."""
     parallel = spec.parallel.model_copy(update={"strategy": chosen.strategy, "mesh": chosen.mesh})
     return spec.model_copy(update={"parallel": parallel})
 
@@ -165,9 +166,19 @@ def measured(spec: JobSpec, model: EmbeddingModel, kind: torch.dtype) -> Memory:
 
 
 def resolved(
-    spec: JobSpec, model: EmbeddingModel, kind: torch.dtype, device: torch.device, classes: int = 0
+    spec: JobSpec,
+    model: EmbeddingModel,
+    kind: torch.dtype,
+    device: torch.device,
+    classes: int = 0,
+    known: Measured | None = None,
 ) -> tuple[JobSpec, str]:
-    """A spec that says `auto`, with the strategy that its most workers are proposed; and why."""
+    """A spec that says `auto`, with the strategy that its most workers are proposed; and why.
+
+    `known` is what was measured of the job here: then the fastest is taken.
+    """
+    if known is not None and known.chosen is not None:
+        return with_strategy(spec, known.chosen), f"strategy {known.chosen.name}: {known.why}"
     most = spec.parallel.workers.max
     facts = facts_of(spec, model, measured(spec, model, kind), device, classes)
     found = candidates(facts, min(most, spec.batch.virtual_workers))

@@ -39,6 +39,25 @@ def talking() -> Iterator[None]:
         raise PeerLost(str(error)) from error
 
 
+_calls: list[object] = []  # of torch.distributed that this process is in, with no work of its own in between
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Around calls of torch.distributed alone, for `present_call`."""
+    call = object()
+    _calls.append(call)
+    try:
+        yield
+    finally:
+        _calls.remove(call)
+
+
+def present_call() -> object | None:
+    """What tells the present call from every other one; None between calls. Asked from any thread."""
+    return next(iter(_calls[:1]), None)
+
+
 @contextmanager
 def talking_in_between() -> Iterator[None]:
     """As `talking`, around code of torch.distributed that runs a model too: what the model itself raises stays.
@@ -78,7 +97,7 @@ class Peers:
     def collective(self) -> Iterator[None]:
         """Around every collective: counts the time in it, and raises PeerLost where it fails."""
         started = time.perf_counter()
-        with talking():
+        with calling(), talking():
             yield
         self.waited += time.perf_counter() - started
 
@@ -132,14 +151,36 @@ class Peers:
 
         Nothing is done about the own ones.
         """
+        if self.size == 1:
+            return
         others = [rank for rank in range(self.size) if rank != self.rank]
         message = partial(dist.P2POp, group=self.processes)
-        messages = [message(isend, tensor, group_peer=rank) for rank in others for tensor in given[rank]]
-        messages += [message(irecv, tensor, group_peer=rank) for rank in others for tensor in taken[rank]]
+        messages = [message(irecv, tensor, group_peer=rank) for rank in others for tensor in taken[rank]]
+        arriving = len(messages)
+        messages += [message(isend, tensor, group_peer=rank) for rank in others for tensor in given[rank]]
         self.sent += sum(tensor.nbytes for rank in others for tensor in given[rank])
         with self.collective():
-            for work in dist.batch_isend_irecv(messages) if messages else ():
+            works = dist.batch_isend_irecv(messages) if messages else []
+            for work in works[:arriving]:
                 work.wait()
+            self.acknowledge(others, others)
+            for work in works[arriving:]:
+                work.wait()
+
+    def acknowledge(self, received_from: Sequence[int], sent_to: Sequence[int]) -> None:
+        """Tell workers that what they sent is here, and hear from others that what was sent to them is there.
+
+        To be called in a collective, before any send is waited for: gloo never ends the wait for a send that had begun
+        when its receiver died, but it does end the wait for a receipt. A receipt is one byte, and is not counted.
+        """
+        if self.device.type != "cpu":
+            return
+        receipt = torch.zeros(1, dtype=torch.uint8)
+        heard = [irecv(torch.empty_like(receipt), group=self.processes, group_src=rank) for rank in sent_to]
+        told = [isend(receipt, group=self.processes, group_dst=rank) for rank in received_from]
+        for work in (*heard, *told):
+            assert work is not None, "a worker of another group"
+            work.wait()
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Sum over workers, in place; the order of the sum is the library's."""

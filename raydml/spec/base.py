@@ -14,4 +14,3 @@ class Frozen(BaseModel):
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-PLUGIN = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"  # names of entry points

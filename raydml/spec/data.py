@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raydml.spec.base import PLUGIN, Frozen
+from raydml.catalogue import PLUGIN
+from raydml.spec.base import Frozen
 
 
 class AugmentSpec(Frozen):

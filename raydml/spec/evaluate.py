@@ -27,6 +27,21 @@ class EvaluateSpec(Frozen):
     )
 
 
+class CompareSpec(Frozen):
+    """How two runs are compared; the same answer each time."""
+
+    metric: Literal["cosine", "euclidean", "manhattan"] | None = Field(
+        None, description="distance between embeddings; None: the runs' own, which must agree"
+    )
+    over: Literal["queries", "classes"] = Field(
+        "queries", description="what is drawn anew: single queries, or whole classes, whose queries are correlated"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="part of the resamples that an interval holds")
+    repeats: int = Field(1000, ge=100, le=100_000, description="resamples behind an interval")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the resamples")
+    shown: int = Field(20, ge=0, le=1000, description="queries that are listed, of those fixed and of those broken")
+
+
 class IndexSpec(Frozen):
     """What search serves when the job has succeeded."""
 

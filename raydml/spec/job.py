@@ -17,6 +17,7 @@ from raydml.spec.model import ModelSpec
 from raydml.spec.parallel import ParallelSpec
 from raydml.spec.tracking import TrackerSpec
 from raydml.spec.train import TrainSpec
+from raydml.spec.tune import TuneSpec
 from raydml.spec.watch import WatchSpec
 
 
@@ -37,6 +38,7 @@ class JobSpec(Frozen):
     tracking: tuple[TrackerSpec, ...] = Field(
         (), max_length=2, description="where the numbers go besides the run's folder"
     )
+    tune: TuneSpec | None = Field(None, description="a search over this spec's fields, for raydml tune")
 
     @model_validator(mode="after")
     def _each_tracker_once(self) -> Self:
@@ -154,10 +156,10 @@ class JobSpec(Frozen):
         """SHA-256 of everything that decides the trained bits, but for the data, which has a fingerprint of its own.
 
         Not in it: the name, where the data lies, workers' numbers, memory, shares and losses, loader processes, what is
-        kept, measured and said; nor the strategy and its mesh, which load each other's checkpoints: they round
-        differently, and a run records its level.
+        kept, measured, said and searched; nor the strategy and its mesh, which load each other's checkpoints: they
+        round differently, and a run records its level.
         """
-        beside = {"name": True, "evaluate": True, "watch": True, "index": True, "tracking": True}
+        beside = dict.fromkeys(("name", "evaluate", "watch", "index", "tracking", "tune"), True)
         document = self.model_dump(mode="json", exclude=beside)
         del document["model"]["card"]
         for name in ("min", "max", "cpus", "memory"):

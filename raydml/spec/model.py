@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from raydml.spec.base import PLUGIN, Frozen
+from raydml.catalogue import PLUGIN
+from raydml.spec.base import Frozen
 
 
 class SmallCnn(Frozen):

@@ -229,6 +229,14 @@ class ParallelSpec(Frozen):
         return self
 
 
+class StudySpec(Frozen):
+    """How strategies are measured by `raydml plan --measure`."""
+
+    steps: int = Field(5, ge=2, le=1000, description="steps of each trial that are counted, after two that are not")
+    seconds: float = Field(600.0, gt=0, le=86_400, description="after which a trial is given up")
+    rounding: bool = Field(False, description="also try what rounds more: bf16 and compressed gradients")
+
+
 # The axes of the mesh that each strategy uses, beside data.
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "ddp": (),

@@ -10,12 +10,15 @@ from torch import nn
 
 from raydml.data import Dataset
 from raydml.evaluation import intervals, retrieval, summarise
+from raydml.evaluation.nearest import nearest
+from raydml.evaluation.results import Asked, Neighbour, Results, worst_rows
 from raydml.membership import share
 from raydml.models import embed_tensors
 from raydml.parallel import Group
 from raydml.parallel.group import talking
 from raydml.spec import JobSpec
 
+WORST, DEPTH = 100, 10  # queries of which neighbours are kept, and how many
 CHUNK = 256  # items embedded at once: fixed, so that an embedding's bits do not depend on the workers
 
 
@@ -54,8 +57,8 @@ def measure_split(
 
 def measure_test(
     embeddings: np.ndarray, dataset: Dataset, spec: JobSpec, group: Group
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Metrics of the test split, and their intervals: all that `spec.evaluate` asks for, on the first worker.
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], Results | None]:
+    """Metrics of the test split, their intervals, and results by query: all that is asked for, on the first worker.
 
     Other workers measure their share of the queries and neither resample nor cluster.
     """
@@ -63,7 +66,7 @@ def measure_test(
     values = values_of_split(embeddings, dataset, items, asked.metric, group)
     metrics, bounds = summarise(values), {}
     if group.rank:
-        return metrics, {}
+        return metrics, {}, None
     labels = dataset.items.labels[items]
     if asked.bootstrap:
         classes = labels[dataset.items.is_query[items]] if asked.bootstrap_over == "classes" else None
@@ -74,7 +77,46 @@ def measure_test(
         from raydml.evaluation.clustering import clustering  # loads scikit-learn: a second that few runs need
 
         metrics |= clustering(embeddings, labels, seed=spec.seed, unit=asked.metric == "cosine")
-    return metrics, bounds
+    return metrics, bounds, results_of(embeddings, dataset, items, spec, values)
+
+
+def results_of(
+    embeddings: np.ndarray, dataset: Dataset, items: np.ndarray, spec: JobSpec, values: dict[str, np.ndarray]
+) -> Results:
+    """What each query of the test split got, with neighbours of the worst; `embeddings` and `items` are the split's."""
+    table = dataset.items
+    queries, gallery, place = _roles(dataset, items)
+    worst = worst_rows(values, WORST)
+    rows, scores = nearest(
+        embeddings[queries[worst]],
+        _rows(embeddings, gallery),
+        place[queries[worst]],
+        depth=DEPTH,
+        metric=spec.evaluate.metric,
+    )
+
+    def neighbour(row: int, score: float) -> Neighbour:
+        item = items[gallery[row]]
+        return Neighbour(table.ids[item], table.class_names[table.labels[item]], score)
+
+    return Results(
+        asked=Asked(
+            protocol=spec.evaluate.protocol,
+            metric=spec.evaluate.metric,
+            split="test",
+            queries=dataset.digest(items[queries]),
+            gallery=dataset.digest(items[gallery]),
+            num_gallery=len(gallery),
+            trained_on=dataset.fingerprint,
+        ),
+        ids=tuple(table.ids[item] for item in items[queries]),
+        labels=tuple(table.class_names[label] for label in table.labels[items[queries]]),
+        values=values,
+        worst={
+            int(query): tuple(neighbour(row, score) for row, score in zip(near, far, strict=True) if row >= 0)
+            for query, near, far in zip(worst, rows.tolist(), scores.tolist(), strict=True)
+        },
+    )
 
 
 def values_of_split(
@@ -82,10 +124,7 @@ def values_of_split(
 ) -> dict[str, np.ndarray]:
     """Metrics of each query of the split, on every worker; a worker measures its share of the queries."""
     table = dataset.items
-    queries = np.flatnonzero(table.is_query[items])
-    gallery = np.flatnonzero(table.is_gallery[items])
-    place = np.full(len(items), -1)
-    place[gallery] = np.arange(len(gallery))
+    queries, gallery, place = _roles(dataset, items)
     part = share(group.rank, group.size, len(queries))
     mine = queries[part.start : part.stop]
     values = retrieval(
@@ -98,6 +137,15 @@ def values_of_split(
     )
     parts = group.objects(values)
     return {name: np.concatenate([part[name] for part in parts]) for name in values}
+
+
+def _roles(dataset: Dataset, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places among `items` of its queries and of its gallery; and the gallery row of each item, -1 without one."""
+    queries = np.flatnonzero(dataset.items.is_query[items])
+    gallery = np.flatnonzero(dataset.items.is_gallery[items])
+    place = np.full(len(items), -1)
+    place[gallery] = np.arange(len(gallery))
+    return queries, gallery, place
 
 
 def _rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raydml.errors import RunError
-from raydml.parallel.group import PeerLost, talking
+from raydml.parallel.group import PeerLost
 from raydml.training.checkpoints import Best
 from raydml.training.state import TrainingState
 from raydml.training.worker import Worker
@@ -58,10 +58,13 @@ def give(worker: Worker, lineage: str, receivers: Sequence[int]) -> None:
         monitor=worker.trainer.monitor.memory(),
         tensors=kinds,
     )
-    with talking():
+    group = worker.group
+    with group.collective():
         for rank in receivers:
             dist.send_object_list([manifest], dst=rank)
-        for sent in [dist.isend(numbers, dst=rank) for rank in receivers]:
+        works = [dist.isend(numbers, dst=rank) for rank in receivers]
+        group.acknowledge(received_from=(), sent_to=receivers)
+        for sent in works:
             assert sent is not None
             sent.wait()
 
@@ -74,12 +77,13 @@ def take(worker: Worker, source: int) -> str:
     """
     box: list[Any] = [None]
     device = worker.trainer.device
-    with talking():
+    with worker.group.collective():
         dist.recv_object_list(box, src=source)
         manifest: Manifest = box[0]
         size = sum(torch.Size(shape).numel() * kind.itemsize for _, kind, shape in manifest.tensors)
         numbers = torch.empty(size, dtype=torch.uint8, device=device)
         dist.recv(numbers, src=source)
+        worker.group.acknowledge(received_from=[source], sent_to=())
     if _sha256(numbers) != manifest.sha256:
         raise PeerLost(f"the state of step {manifest.step} was damaged on its way from rank {source}")
     state = worker.trainer.state

@@ -1,7 +1,9 @@
 """An agreed view -> a process group of torch.distributed that spans exactly its members, and can be broken off.
 
 Gloo waits in C++ for a peer that is silent (a cut cable, a stopped process); neither `abort` nor destroying the group
-ends that wait. Shutting the group's sockets does, at once, in whatever call the training thread is.
+ends that wait. Shutting the group's sockets does, at once, in whatever call the training thread is; but for one: a send
+that had begun (gloo's Pair::signalException leaves out unbound buffers in its queue). `Peers.acknowledge` avoids that
+wait; where a collective of gloo's own runs into it, this process ends itself, as nothing else ends the wait.
 """
 
 from __future__ import annotations
@@ -9,6 +11,9 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import struct
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -17,11 +22,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _world
 
 from raydml.membership import View, share
 from raydml.parallel import Group
-from raydml.parallel.group import talking
+from raydml.parallel.group import present_call, talking
 from raydml.spec import MeshSpec
+
+_BYTES_SENT = 200  # where linux/tcp.h has it in tcp_info
 
 # Heartbeats find the dead; this is for what they cannot see: a live member that waits for something else.
 TIMEOUT = datetime.timedelta(minutes=30)
+STUCK_SECONDS = 10.0  # in a call that was broken off, which takes milliseconds to end
 
 
 class ProcessGroup:
@@ -35,6 +43,7 @@ class ProcessGroup:
         self._store: Store | None = None
         self._before: set[int] | None = None  # sockets that were there before forming began
         self._own: set[int] = set()
+        self._broken: tuple[object, float] | None = None  # the call that was broken off last, and when
 
     def form(self, view: View, member: str, group: Group) -> None:
         """Leave the last group and form the view's, where `group` then has its place.
@@ -55,7 +64,10 @@ class ProcessGroup:
         self._own, self._before = set(_sockets()) - self._before, None
 
     def abort(self) -> None:
-        """Make what the training thread does in the group fail, on this worker and through it on the others."""
+        """Make what the training thread does in the group fail, on this worker and through it on the others.
+
+        To be repeated until it has failed. A call that does not end for all that ends with its process.
+        """
         if self._backend == "nccl" and dist.is_initialized():
             for processes in list(_world.pg_map):  # the default group and those of the mesh's axes
                 with suppress(RuntimeError):
@@ -64,6 +76,20 @@ class ProcessGroup:
             if inode in self._own or (self._before is not None and inode not in self._before):
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
                     copy.shutdown(socket.SHUT_RDWR)
+        self._end_if_stuck()
+
+    def _end_if_stuck(self) -> None:
+        call, now = present_call(), time.monotonic()
+        if call is None or self._broken is None or self._broken[0] is not call:
+            self._broken = (call, now)
+        elif now > self._broken[1] + STUCK_SECONDS:
+            print(
+                f"this worker ends: its group was broken off {STUCK_SECONDS:.0f} s ago, and it still waits in a "
+                f"collective for a peer that is gone; the others go on without it",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
 
     def leave(self) -> None:
         """Dissolve the current group, if there is one."""
@@ -84,6 +110,15 @@ def fixed_group(
     processes = ProcessGroup(lambda: store, backend)
     processes.form(View("fixed", 1, names, deal, 0, None), names[rank], group)
     return processes, group
+
+
+def bytes_sent() -> int:
+    """Bytes that this process has sent over TCP so far, by connections that are open: tcpi_bytes_sent of the kernel."""
+    total = 0
+    for descriptor in _sockets().values():
+        with socket.socket(fileno=os.dup(descriptor)) as copy:
+            total += struct.unpack_from("<Q", copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), _BYTES_SENT)[0]
+    return total
 
 
 def _sockets() -> dict[int, int]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from raydml.data import Dataset, open_dataset
+from raydml.evaluation.results import Results, write_results
 from raydml.files import whole_folder
 from raydml.models import build_model, save_model
 from raydml.parallel import Group
@@ -23,11 +24,15 @@ from raydml.training.evaluate import embed_split, has_positives, measure_split, 
 from raydml.training.loop import StepReport, Trainer
 from raydml.training.record import RunRecord
 from raydml.training.saving import Saver
+from raydml.training.views import write_views
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of one attempt gets; `resume` is the step of the checkpoint to go on from."""
+    """What every worker of one attempt gets; `resume` is the step of the checkpoint to go on from.
+
+    `until` makes it a trial: it stops with a checkpoint of that step, and never measures test items, nor exports.
+    """
 
     spec: JobSpec
     folder: Path
@@ -35,6 +40,7 @@ class Job:
     resume: int | None
     dataset: object | None = None
     model: nn.Module | None = None
+    until: int | None = None
 
 
 Outcome = Literal["succeeded", "interrupted", "changed"]
@@ -132,7 +138,8 @@ class Worker:
             outcome = self._train()
             if outcome != "succeeded":
                 return outcome
-        self._finish()
+        if self.job.until is None:
+            self._finish()
         return "succeeded"
 
     @property
@@ -143,8 +150,9 @@ class Worker:
         stopped = False
 
         def wishes() -> Sequence[bool]:
-            change = self.companion.prepared()
-            return self.writes and self.record.stop_requested(), change
+            change, until = self.companion.prepared(), self.job.until
+            reached = until is not None and self.trainer.state.step + 1 >= until
+            return self.writes and (reached or self.record.stop_requested()), change
 
         def after(report: StepReport) -> bool:
             nonlocal stopped
@@ -237,9 +245,12 @@ class Worker:
         in_step = trainer.strategy.in_step
         return embed_split(trainer.model, self.dataset, items, self.group, dimension, in_step=in_step)
 
-    def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    def _measure_test(self) -> tuple[dict[str, float], dict[str, tuple[float, float]], Results | None]:
         embeddings = self._embed(self.dataset.indices("test"))
-        return measure_test(embeddings, self.dataset, self.spec, self.group)
+        metrics, bounds, results = measure_test(embeddings, self.dataset, self.spec, self.group)
+        if results is not None:
+            write_views(self.job.folder / "views", embeddings, results.values, self.dataset, self.spec)
+        return metrics, bounds, results
 
     def _finish(self) -> None:
         """Take the model to export, measure it on the test split, write the model folder and the result.
@@ -259,7 +270,7 @@ class Worker:
         self.group.vote()
 
     def _write_result(self, exported: int) -> None:
-        metrics, bounds = self._measure_test()
+        metrics, bounds, results = self._measure_test()
         indexed = self._embed_index()
         weights = self.trainer.weights()
         if not self.writes:
@@ -275,6 +286,8 @@ class Worker:
         if indexed is not None:
             with whole_folder(self.job.folder / "embeddings") as draft:
                 np.save(draft / "vectors.npy", indexed)
+        assert results is not None
+        write_results(self.job.folder, results, model=digest)
         self.record.change(
             metrics=metrics,
             intervals=bounds,

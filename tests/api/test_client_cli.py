@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from raydml.cli import app
+from raydml.client import Client
 from tests.api.scripted import answer, events, problem, scripted
 from tests.api.test_client_transport import END, JOB, event
+from tests.api.test_models import finished
 
 pytestmark = pytest.mark.timeout(120)
 MEMBERSHIP = {"cause": "start", "step": 0, "before": 0, "after": 2, "members": [], "down": 0.0, "lost": 0, "note": ""}
@@ -66,6 +69,69 @@ def test_a_collection_is_made_filled_searched_copied_and_removed(tmp_path: Path)
     assert collections("list") == {"collections": ["b"]}
     gone = call("collections", "get", "a", "--local", tmp_path / "home")
     assert (gone.exit_code, gone.stdout) == (1, "") and "no collection or alias a" in gone.stderr
+
+
+def test_an_id_that_is_typed_is_a_number_where_no_point_has_it_as_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDML_SUPERVISE", "false")
+    vectors = np.eye(3)
+    with Client(local=tmp_path) as client:
+        client.collections.create("a", 3)
+        client.collections["a"].upsert(["x", "y", "z", 7, "8", 8], vectors[[0, 1, 2, 0, 1, 2]])
+    for id, nearest in (("7", "x"), ("8", "y"), ("x", 7)):
+        result = call("collections", "search", "a", "--id", id, "-k", 1, "--local", tmp_path, "--json")
+        assert result.exit_code == 0, result.output
+        assert [hit["id"] for hit in json.loads(result.stdout)["results"][0]["hits"]] == [nearest]
+    gone = call("collections", "search", "a", "--id", 9, "--local", tmp_path)
+    assert gone.exit_code == 2 and "[9]" in gone.stderr
+
+
+def test_models_are_registered_promoted_listed_and_fetched(tmp_path: Path) -> None:
+    digest = finished(tmp_path / "runs" / "r")
+
+    def models(*arguments: object) -> Any:
+        result = call("models", *arguments, "--local", tmp_path, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    made = models("register", "--run", "r", "--name", "faces")
+    assert (made["name"], made["sha256"]) == ("faces", digest)
+    assert models("promote", made["id"], "production")["aliases"] == ["production"]
+    assert [one["id"] for one in models("list", "--alias", "production")["models"]] == [made["id"]]
+    assert models("list", "--name", "others") == {"models": []}
+    assert models("get", made["id"]) == models("promote", made["id"], "production")
+    assert [move["alias"] for move in models("promotions", made["id"])["promotions"]] == ["production"]
+    card = Path(models("download", made["id"], "README.md", "--to", tmp_path)["path"])
+    assert card.read_text() == "# A card\n"
+    with tarfile.open(models("export", made["id"], "--to", tmp_path)["path"]) as archive:
+        assert f"{made['id']}/README.md" in archive.getnames()
+    shown = call("models", "list", "--local", tmp_path)
+    assert shown.exit_code == 0 and "production" in shown.stdout and "0.500" in shown.stdout
+    assert call("models", "register", "--local", tmp_path).exit_code == 2
+    assert call("models", "promote", made["id"], "x", "--expected", "mdl_other", "--local", tmp_path).exit_code in (
+        1,
+        2,
+    )
+
+
+def test_a_webhook_shows_its_secret_once_and_what_became_of_its_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDML_WEBHOOK_HOSTS", '["hooks.example"]')
+
+    def webhooks(*arguments: object) -> Any:
+        result = call("webhooks", *arguments, "--local", tmp_path, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    made = webhooks("create", "https://hooks.example/a")
+    listed = webhooks("list")["webhooks"]
+    assert [one["id"] for one in listed] == [made["id"]] and made["secret"] not in json.dumps(listed)
+    assert webhooks("deliveries", made["id"]) == {"deliveries": []}
+    assert webhooks("delete", made["id"]) == {"deleted": made["id"]}
+    assert webhooks("list") == {"webhooks": []}
+    assert call("webhooks", "create", "https://elsewhere.example/", "--local", tmp_path).exit_code == 2
 
 
 def test_a_wrong_spec_and_a_refused_request_are_wrong_input(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from api.openapi import COMMITTED
 from raydml.jobs.changes import move
 from raydml.jobs.store import JobStore
 from raydml.jobs.tables import JobRow
+from tests.api.test_access import key
 from tests.api.test_models import finished
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -81,7 +82,9 @@ class Service:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
-    app = create_app(Settings(home=home, heartbeat_seconds=0.01, webhook_hosts=("hooks.example",)))
+    app = create_app(
+        Settings(home=home, heartbeat_seconds=0.01, webhook_hosts=("hooks.example",), requests_per_second=1e6)
+    )
     inner = app.state.service
 
     async def on_one_loop(scope: Any, receive: Any, send: Any) -> None:
@@ -97,6 +100,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     configured = structlog.get_config()
     structlog.configure(processors=[_drop])
     with ASGIClient(on_one_loop, URL) as client:
+        client.headers.update(key(home, "admin"))
         client.get("/begin")
         service = Service(client, inner.jobs.store, {"name": ["c", "alias"], "snapshot": ["s"], "field": ["f"]})
         _fill(client)
@@ -123,22 +127,25 @@ def _fill(client: ASGIClient) -> None:
 
 
 def _records(client: ASGIClient, home: Path) -> dict[str, list[str]]:
-    """Ids of a data set that is being uploaded, of a model and of a webhook."""
+    """Ids of a data set that is being uploaded, of a model, of a webhook and of another key."""
     finished(home / "runs" / "r")
     upload = {"name": "m", "kind": "csv", "size": 1, "sha256": "0" * 64}
     made = {
         name: client.post(f"/v1/{name}s", json=body)
-        for name, body in (("dataset", upload), ("model", {"run": "r"}), ("webhook", {"url": "https://hooks.example/"}))
-    }
+        for name, body in (
+            ("dataset", upload), ("model", {"run": "r"}), ("webhook", {"url": "https://hooks.example/"}),
+            ("key", {"scopes": ["jobs:read"]}),
+        )
+    }  # fmt: skip
     assert all(answer.status_code == 201 for answer in made.values())
     return {name: [answer.json()["id"]] for name, answer in made.items()}
 
 
 def about_known(case: Any, service: Service, choose: Callable[[list[str]], str | None]) -> None:
-    """The request, about something that is there where one is chosen, and with no key, as nobody has made one."""
+    """The request, about something that is there where one is chosen, and with the key of the client."""
     for name in set(case.path_parameters) & set(service.known):
         case.path_parameters[name] = choose(service.known[name]) or case.path_parameters[name]
-    case.headers.pop("Authorization", None)
+    case.headers["Authorization"] = service.client.headers["Authorization"]
 
 
 def ask(service: Service, label: str, mode: GenerationMode, effort: settings) -> None:

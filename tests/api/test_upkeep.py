@@ -17,7 +17,7 @@ from PIL import Image
 
 from api.service import Service
 from raydml.data import Preprocessing
-from raydml.jobs.ids import DEFAULT_PROJECT
+from raydml.jobs.ids import DEFAULT_PROJECT, new_id
 from raydml.models import build_model
 from raydml.models.exported import save_model
 from raydml.search import Collection, insight, shadow
@@ -100,12 +100,17 @@ async def test_a_shadow_is_filled_in_parts_compared_and_put_in_the_collections_p
     assert compared["current"]["threshold"]["score"] == expected.current.threshold.score  # type: ignore[union-attr]
 
 
-async def test_a_shadow_reads_no_file_outside_of_the_servers_folder(
+async def test_a_shadow_reads_no_file_outside_of_its_projects_folder(
     connect: Connect, home: Path, people: Collection, run: str
 ) -> None:
     Image.new("L", (8, 8)).save(home.parent / "secret.png")
+    theirs = home / "projects" / new_id("prj") / "theirs.png"  # the default project's folder is the server's
+    theirs.parent.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(theirs)
+    (home / "link.png").symlink_to(theirs)
+    inside = (str(theirs.relative_to(home)), str(theirs), "link.png")
     async with connect() as client:
-        for picture in ("../secret.png", str(home.parent / "secret.png"), "pictures/none.png", 7):
+        for picture in ("../secret.png", str(home.parent / "secret.png"), "pictures/none.png", 7, *inside):
             people.set_payload([0], {"picture": picture})
             filling = {"run": "newer", "field": "picture", "kind": "image"}
             answer = await client.put(f"{C}/shadows/younger", json=filling)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from raydml.models import build_model
 from raydml.parallel import Group
 from raydml.parallel.estimate import Candidate, candidates, facts_of, measured
 from raydml.spec import JobSpec, MeshSpec
-from raydml.training.process_group import _sockets
+from raydml.training.process_group import bytes_sent
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import on_its_mesh, run_processes, small_spec, write_images
 
@@ -42,15 +39,6 @@ def spec_of(folder: Path, strategy: str) -> JobSpec:
     )
 
 
-def sent() -> int:
-    """Bytes that this process has sent over TCP so far: tcpi_bytes_sent of every connection."""
-    total = 0
-    for descriptor in _sockets().values():
-        with socket.socket(fileno=os.dup(descriptor)) as copy:
-            total += struct.unpack_from("<Q", copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 200)[0]
-    return int(total)
-
-
 def count(group: Group, given: tuple[dict[str, str], str]) -> dict[str, int]:
     """Bytes of a step of each strategy, the mean of two after the first."""
     documents, folder = given
@@ -61,9 +49,9 @@ def count(group: Group, given: tuple[dict[str, str], str]) -> dict[str, int]:
         worker = Worker(Job(spec, Path(folder), Path(folder), None), own, torch.device("cpu"))
         worker.trainer.run(1, lambda report: True)
         group.vote()
-        before = sent()
+        before = bytes_sent()
         worker.trainer.run(3, lambda report: True)
-        found[name] = (sent() - before) // 2
+        found[name] = (bytes_sent() - before) // 2
         group.vote()
     return found
 

@@ -73,14 +73,18 @@ def _reported(group: Group, path: str) -> Any:
     spec = small_spec(Path(path), evaluate=asked)
     dataset = open_dataset(spec.data, Path(path).parent)
     embeddings = np.random.default_rng(4).standard_normal((len(dataset.indices("test")), 6)).astype(np.float32)
-    return measure_test(embeddings, dataset, spec, group)
+    metrics, bounds, results = measure_test(embeddings, dataset, spec, group)
+    if results is None:
+        return metrics, bounds, None
+    values = {name: value.tobytes() for name, value in results.values.items()}
+    return metrics, bounds, (results.asked, results.ids, results.labels, values, results.worst)
 
 
 def test_the_first_of_any_workers_reports_what_one_process_does(tmp_path: Path) -> None:
     path = write_images(tmp_path, classes=60, each=4)
     alone = _reported(Group(0, 1, 8), str(path))
-    metrics, bounds = alone
+    metrics, bounds, _ = alone
     assert {"nmi", "ami"} < set(metrics) and set(bounds) == set(metrics) - COUNTS
     assert all(low <= metrics[name] <= high and low < high for name, (low, high) in bounds.items() if "100" not in name)
     first, second = run_processes(2, _reported, str(path), tmp_path)
-    assert first == alone and second[1] == {}
+    assert first == alone and second[1:] == ({}, None)

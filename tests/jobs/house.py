@@ -27,9 +27,9 @@ PATIENCE = 900.0  # seconds for anything at all, on a machine that is busy
 
 def tiny_spec(home: Path, name: str = "tiny", **changes: Any) -> dict[str, Any]:
     """A job of a few seconds, over data that it writes below home."""
-    path = home / "data.npz"
+    path = home / "data" / "tiny.npz"  # below the folder that a server reads data from
     if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         generator = np.random.default_rng(0)
         labels = np.repeat(np.arange(20), 8)
         inputs = generator.random((20, 8, 8))[labels] * 200 + generator.random((160, 8, 8)) * 50

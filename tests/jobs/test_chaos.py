@@ -49,7 +49,7 @@ def disturbed(home: Path, rounds: int, seed: int, victims: tuple[str, ...]) -> t
                 house.wait(first, lambda: house.seen(first, "checkpoint") > known[first], "leaves a checkpoint")  # noqa: B023
             else:
                 house.follow()
-            whom = victims[number % len(victims)] if rounds <= len(victims) else draw.choice(victims)
+            whom = victims[kills.total()] if rounds <= len(victims) else draw.choice(victims)
             if house.kill(whom):
                 kills[whom] += 1
                 print(f"kill {kills.total()} of {rounds}: {whom}; {len(house.followed)} jobs", flush=True)

@@ -132,4 +132,4 @@ def test_the_command_line_makes_shows_once_lists_and_revokes_keys(home: object) 
     assert listed == [{name: value for name, value in made.items() if name != "token"}]
     assert run("revoke", str(made["id"]))["state"] == "revoked"
     refused = CliRunner().invoke(app, ["keys", "revoke", "key_0"])
-    assert refused.exit_code == 2 and "there is no key key_0" in refused.stderr
+    assert refused.exit_code == 1 and "there is no key key_0" in refused.stderr

@@ -14,11 +14,12 @@ import torch
 from raydml.data import Preprocessing
 from raydml.errors import SpecError
 from raydml.jobs.roots import PLACES, confined
+from raydml.losses import Objective, evaluate_objective
 from raydml.models import load_model
 from raydml.models.embedding import build_model
 from raydml.models.exported import save_model
 from raydml.plugins import installed, plugged
-from raydml.run import _located, _plugged
+from raydml.run import located, plugged_in
 from raydml.spec import CustomBackbone, ModelSpec
 from raydml.specfile import parse_spec
 
@@ -30,6 +31,14 @@ class Points:
     def __getitem__(self, number): return torch.full((3,), float(number)), self.labels[number]
 def tiny(): return torch.nn.Linear(3, 5)
 def broken(): raise ValueError("no licence")
+class Near(torch.nn.Module):
+    def __init__(self, num_classes, dimension):
+        super().__init__()
+        self.places = torch.nn.Parameter(torch.ones(num_classes, dimension))
+    def forward(self, embeddings, labels): return (embeddings - self.places[labels]).square().mean()
+class Rows(torch.nn.Module):
+    def __init__(self, num_classes, dimension): super().__init__()
+    def forward(self, embeddings, labels): return embeddings.sum(1)
 """
 ENTRIES = """
 [raydml.plugins.datasets]
@@ -37,6 +46,9 @@ points = raydml_test_plugin:Points
 [raydml.plugins.models]
 tiny = raydml_test_plugin:tiny
 broken = raydml_test_plugin:broken
+[raydml.plugins.losses]
+near = raydml_test_plugin:Near
+rows = raydml_test_plugin:Rows
 """
 
 
@@ -103,7 +115,7 @@ def test_every_place_where_a_run_reads_a_path_is_confined() -> None:
         "loss": {"kind": "triplet"},
     }
     before = parse_spec(document)
-    changed = set(_changes(before.model_dump(mode="json"), _located(before).model_dump(mode="json")))
+    changed = set(_changes(before.model_dump(mode="json"), located(before).model_dump(mode="json")))
     assert changed == set(PLACES)
     with pytest.raises(SpecError) as refused:
         confined(document, [], nothing)
@@ -135,15 +147,32 @@ def test_plug_ins_are_made_anew_and_a_model_of_one_gets_the_seeds_weights(packag
     document = {"name": "s", "seed": 3, "data": {"kind": "custom", "plugin": "points"}, "loss": {"kind": "triplet"}}
     document["model"] = {"backbone": {"kind": "custom", "plugin": "tiny"}}
     parsed = parse_spec(document)
-    made = [_plugged(parsed, None, None) for _ in range(2)]
+    made = [plugged_in(parsed, None, None) for _ in range(2)]
     assert made[0][1] is not made[1][1] and len(made[0][0]) == 4  # type: ignore[arg-type]
     assert torch.equal(made[0][1].weight, made[1][1].weight)  # type: ignore[union-attr]
     mine = torch.nn.Linear(3, 5)
-    assert _plugged(parsed, None, mine)[1] is mine
+    assert plugged_in(parsed, None, mine)[1] is mine
     with pytest.raises(SpecError, match="no package registers 'nothing'"):
         plugged("models", "nothing")
     with pytest.raises(SpecError, match=r"the plug-in broken .* cannot be made: no licence"):
         plugged("models", "broken")
+
+
+def test_a_loss_of_a_plug_in_is_exact_and_has_weights_of_its_own(package: None) -> None:
+    custom = {"name": "s", "data": {"kind": "glyphs"}, "loss": {"kind": "custom", "plugin": "near"}}
+    assert confined(custom, [], nothing) == custom
+    with pytest.raises(SpecError, match=r"loss: custom needs `plugin: NAME`.*there are near, rows"):
+        confined({**custom, "loss": {"kind": "custom", "plugin": "os"}}, [], nothing)
+    embeddings, labels = torch.tensor([[1.0, 3.0], [2.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+    shape: dict[str, Any] = {"num_classes": 2, "dimension": 2, "seed": 0, "dtype": torch.float32}
+    objective = Objective(parse_spec(custom).loss, **shape)
+    found = evaluate_objective(objective, embeddings, labels, 1, 0)
+    assert float(found.loss) == pytest.approx((0 + 4 + 1 + 0 + 0 + 1) / 6)
+    assert [name for name, _ in objective.named_parameters()] == ["term.loss.places"]
+    assert torch.allclose(found.cotangents, 2 * (embeddings - 1) / 6)
+    rows = Objective(parse_spec({**custom, "loss": {"kind": "custom", "plugin": "rows"}}).loss, **shape)
+    with pytest.raises(SpecError, match=r"rows gives \(3,\): a loss is one number"):
+        evaluate_objective(rows, embeddings, labels, 1, 0)
 
 
 def test_a_model_of_a_plug_in_is_loaded_without_being_handed_over(package: None, tmp_path: Path) -> None:

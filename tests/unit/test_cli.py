@@ -160,7 +160,7 @@ def test_an_error_is_one_message_and_its_exit_code(
 
 def test_evaluate_shows_the_metrics_beside_raw_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {part: SUMMARY[part] for part in ("metrics", "intervals", "baseline")}
-    monkeypatch.setattr(run, "evaluate", lambda name: {"run": name, **measured})
+    monkeypatch.setattr(run, "evaluate", lambda name, metric: {"run": name, **measured})
     shown = call("evaluate", "small").stdout
     assert all(words in shown for words in ("0.800", "0.300", "+0.500", "0.710 - 0.890"))
     assert json.loads(call("evaluate", "small", "--json").stdout)["run"] == "small"

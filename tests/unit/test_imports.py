@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"errors", "spec"},
     "starter": BASE | {"data", "specfile"},
     "parallel": BASE | {"membership", "data", "models"},
-    "losses": BASE | {"membership", "data", "models", "parallel"},
+    "losses": BASE | {"membership", "data", "models", "parallel", "plugins"},
     "evaluation": LOWER,
     "search": LOWER | {"evaluation"},
     "training": LOWER | {"evaluation"},
@@ -43,16 +43,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": {"files", "spec"},
     "tracking": {"errors", "files", "spec", "training"},
     "runs": UPPER | {"specfile"},
+    "comparison": UPPER | {"specfile", "runs"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins", "tracking"},
-    "jobs": UPPER | {"specfile", "starter", "plugins", "runs", "run"},
+    "tuning": UPPER | {"specfile", "run", "runs"},
+    "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run"},
+    "study": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "progress", "report", "specfile", "plan", "demo", "doctor", "starter"}
-    | {"jobs", "client"},
-    "__init__": {"errors", "spec", "models", "search", "run", "runs", "client"},
+    | {"datasets", "run", "runs", "comparison", "study", "progress", "report", "specfile", "plan", "demo", "doctor"}
+    | {"starter", "jobs", "client", "tuning"},
+    "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client", "tuning"},
 }
 
 # What the command line may load before a command runs.
@@ -61,10 +64,11 @@ LIGHT = {"cli", "errors", "doctor"}
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/fleet/",),
-    "ray": ("training/fleet/", "training/driver.py"),
+    "ray": ("training/fleet/", "training/driver.py", "tuning/runner.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
+    "scipy": ("evaluation/",),
     "transformers": ("models/transformers_backbone.py", "data/text.py"),
     "tokenizers": ("data/text.py",),
     "fontTools": ("datasets/",),
@@ -77,6 +81,7 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "torch.utils.tensorboard": ("tracking/",),
     "api": ("cli/service.py", "cli/keys.py", "client/local.py"),
     "matplotlib": ("data/", "report.py"),
+    "optuna": ("tuning/tpe.py",),
 }
 
 

@@ -33,7 +33,7 @@ from raydml.errors import CollectionError, DataError, SpecError
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group
 from raydml.plan import plan
-from raydml.run import _located
+from raydml.run import located
 from raydml.search import Collection
 from raydml.spec import JobSpec, ManifestData, ModelSpec, NgramsText, TokenizerText, TransformersSpec
 from raydml.training.worker import Job, Worker
@@ -277,10 +277,10 @@ def test_relative_folders_of_a_spec_start_at_the_current_one(tmp_path: Path, mon
         model=ModelSpec(backbone=TransformersSpec(path="model")),
         loss=TripletMargin(),
     )
-    located = _located(spec)
-    assert isinstance(located.data, ManifestData) and isinstance(located.data.text, TokenizerText)
-    assert isinstance(located.model.backbone, TransformersSpec)
-    found = (located.data.path, located.data.text.path, located.model.backbone.path)
+    found = located(spec)
+    assert isinstance(found.data, ManifestData) and isinstance(found.data.text, TokenizerText)
+    assert isinstance(found.model.backbone, TransformersSpec)
+    found = (found.data.path, found.data.text.path, found.model.backbone.path)
     assert found == tuple(str(tmp_path / name) for name in ("table.csv", "tokenizer", "model"))
 
 

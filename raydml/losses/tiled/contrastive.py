@@ -11,7 +11,7 @@ from raydml.losses.tiled.engine import Formula
 from raydml.losses.tiled.layout import Layout
 from raydml.losses.tiled.reduction import pair_reduction
 from raydml.losses.tiled.scores import Score
-from raydml.losses.tiled.statistics import Answers, Costs
+from raydml.losses.tiled.statistics import Answers, Costs, Values
 
 
 def build(spec: Contrastive, loss: Any, score: Score) -> Formula | None:
@@ -28,8 +28,12 @@ def build(spec: Contrastive, loss: Any, score: Score) -> Formula | None:
             total = total + reduce_pairs(cost, counts.sum(), above.detach())
         return total
 
+    def beyond(margin: float, sign: int) -> Values:
+        """Scores above the margin, or what they lack to it, in one pass over a tile."""
+        return lambda pairs: pairs.scores - margin if sign > 0 else margin - pairs.scores
+
     statistics = {
-        "positive": Costs("positives", lambda pairs: (pairs.scores - spec.pos_margin).mul_(sign), lambda pairs: sign),
-        "negative": Costs("negatives", lambda pairs: (pairs.scores - spec.neg_margin).mul_(-sign), lambda pairs: -sign),
+        "positive": Costs("positives", beyond(spec.pos_margin, sign), lambda pairs: sign),
+        "negative": Costs("negatives", beyond(spec.neg_margin, -sign), lambda pairs: -sign),
     }
     return Formula((statistics,), reduce)

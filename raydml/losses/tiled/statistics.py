@@ -192,8 +192,8 @@ class Costs(Statistic):
     def push(self, sides: Sequence[Pairs], forces: Sequence[Tensor]) -> Tensor:
         """See Statistic."""
         assert self.slope is not None
-        force = forces[0] + forces[1].T
-        return self._costs(sides[0]).sign_().mul_(force * self.slope(sides[0]))
+        slope = self.slope(sides[0])  # where it is one number, this order costs no pass over the tile
+        return self._costs(sides[0]).sign_().mul_(forces[0] * slope + forces[1].T * slope)
 
     def _costs(self, pairs: Pairs) -> Tensor:
         return pairs.keep(self.value(pairs), self.over, 0).relu_()

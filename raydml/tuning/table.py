@@ -1,0 +1,38 @@
+"""A study's result in; a Parquet file with a row for every trial out."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydml.files import write_bytes
+from raydml.tuning.result import StudyResult
+
+
+def write_table(result: StudyResult, path: Path) -> None:
+    """One row per configuration and seed: values as JSON, and each field of the space in a column `field:NAME`."""
+    names = sorted({name for row in result.rows for name in row.values})
+    rows = [
+        {
+            "configuration": row.configuration,
+            "seed": seed,
+            "state": row.state,
+            "step": row.step,
+            "score": row.by_seed.get(seed),
+            "mean_score": row.score,
+            "seconds": row.seconds,
+            "bytes": row.bytes,
+            "on_front": row.on_front,
+            "values": json.dumps(row.values, sort_keys=True),
+            **{f"field:{name}": json.dumps(row.values[name]) if name in row.values else None for name in names},
+        }
+        for row in result.rows
+        for seed in row.by_seed or (result.spec.seed,)
+    ]
+    stream = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), stream)
+    write_bytes(path, stream.getvalue())

@@ -1,0 +1,115 @@
+"""A receiver that is gone in the middle of a large message: whoever sends it hears of it, or ends, and never waits."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from raydml.parallel import Group, PeerLost
+from raydml.spec import JobSpec
+from raydml.training import handover, process_group
+from raydml.training.process_group import _sockets, fixed_group
+from raydml.training.worker import Job, Worker
+from tests.distributed.harness import CONTEXT, run_processes, small_spec, write_images
+
+LARGE = 2**28  # bytes: far more than sockets hold, so that sending them takes a while
+
+
+def _hang_up() -> None:
+    """Cut all connections of this process, as its death would."""
+    for descriptor in _sockets().values():
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+def _take_a_little(peer: int) -> None:
+    """Begin to receive LARGE bytes, and cut the connections meanwhile."""
+    dist.irecv(torch.empty(LARGE, dtype=torch.uint8), src=peer)
+    dist.send(torch.zeros(8), dst=peer)
+    time.sleep(0.03)
+    _hang_up()
+
+
+def _swap(group: Group, given: Any) -> str:
+    if group.rank:
+        _take_a_little(peer=0)
+        return "cut"
+    try:
+        group.swap([[], [torch.zeros(LARGE, dtype=torch.uint8)]], [[], [torch.empty(8)]])
+    except PeerLost:
+        return "lost"
+    return "sent"
+
+
+@pytest.mark.timeout(240)
+def test_a_swap_with_a_worker_that_dies_while_it_receives_is_a_lost_peer(tmp_path: Path) -> None:
+    assert run_processes(2, _swap, None, tmp_path) == ["lost", "cut"]
+
+
+def _hand_over(group: Group, given: tuple[JobSpec, str]) -> str:
+    spec, folder = given
+    if group.rank:
+        manifest: list[Any] = [None]
+        dist.recv_object_list(manifest, src=0)
+        dist.irecv(torch.empty(LARGE, dtype=torch.uint8), src=0)
+        time.sleep(0.005)
+        _hang_up()
+        return "cut"
+    worker = Worker(Job(spec, Path(folder), Path(folder), None), Group(0, 1, 8), torch.device("cpu"))
+    try:
+        handover.give(worker, "lineage", [1])
+    except PeerLost:
+        return "lost"
+    return "sent"
+
+
+@pytest.mark.timeout(240)
+def test_a_source_whose_receiver_dies_while_it_receives_hears_of_it(tmp_path: Path) -> None:
+    wide = {"kind": "mlp", "hidden": [4096, 4096]}  # 68 MB of numbers
+    spec = small_spec(write_images(tmp_path), **{"model.backbone": wide})
+    assert run_processes(2, _hand_over, (spec, str(tmp_path)), tmp_path) == ["lost", "cut"]
+
+
+def _wait_for_ever(rank: int, store: str) -> None:
+    """Rank 0 waits for a send as gloo's own collectives do, while its group is broken off again and again."""
+    processes, group = fixed_group(rank, 2, 8, dist.FileStore(store, 2))
+    if rank:
+        _take_a_little(peer=0)
+        return
+    process_group.STUCK_SECONDS = 1.0
+
+    def break_off() -> None:
+        time.sleep(0.5)
+        while True:
+            processes.abort()
+            time.sleep(0.05)
+
+    threading.Thread(target=break_off, daemon=True).start()
+    with group.collective():
+        dist.recv(torch.empty(8), src=1)
+        sent = dist.isend(torch.zeros(LARGE, dtype=torch.uint8), dst=1)
+        assert sent is not None
+        sent.wait()
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_whose_call_does_not_end_though_it_was_broken_off_ends_itself(tmp_path: Path) -> None:
+    members = [CONTEXT.Process(target=_wait_for_ever, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
+    for member in members:
+        member.start()
+    try:
+        for member in members:
+            member.join(60)
+        assert [member.exitcode for member in members] == [1, 0]
+    finally:
+        for member in members:
+            member.kill()
