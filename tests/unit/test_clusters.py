@@ -262,7 +262,7 @@ BREAKS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
     "another token": ("aws", replaced(WORKER_LINES, "/auth_token", "/token"), "worker: asks for no token"),
     "an option of Ray": ("gcp", replaced(WORKER_LINES, "--disable-usage", "--disable-use"), "No such option"),
     "a variable of Ray": ("local", replaced(HEAD_LINES, "check_period_ms", "check_periods_ms"), "Ray reads no"),
-    "an open dashboard": ("aws", replaced(HEAD_LINES, "dashboard-host=127.0.0.1", "dashboard-host=::"), "listens"),
+    "an open dashboard": ("aws", replaced(HEAD_LINES, "dashboard-host=127.0.0.1", "dashboard-host=0"), "listens"),
     "autoscaler v2": ("local", replaced(HEAD_LINES, "RAY_enable_autoscaler_v2=0", ""), "counts the head"),
     "slow health checks": ("gcp", replaced(HEAD_LINES, "RAY_health_check_timeout_ms=5000", ""), "is given up"),
     "hasty health checks": ("aws", replaced(HEAD_LINES, "timeout_ms=5000", "timeout_ms=1000"), "is given up"),
