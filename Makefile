@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo check test slow browser chaos simulate bench clean
+.PHONY: help demo check test slow browser chaos simulate bench wheel clean
 .DEFAULT_GOAL := help
 
 help:   ## list the targets
@@ -43,6 +43,10 @@ simulate: $(STAMP)   ## a million simulated schedules of the membership protocol
 bench: $(STAMP)   ## training speed against a hand-written loop
 	$(BIN)/python benchmarks/training.py
 
+wheel: $(STAMP)   ## dist/raydml-VERSION-py3-none-any.whl, which `ray up` installs on every host
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-deps -w dist .
+
 clean:   ## remove everything that make made
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,6 +45,10 @@ def end(document: Mapping[str, Any]) -> bytes:
     return b"event: end\ndata: %b\n\n" % orjson.dumps(document)
 
 
+STOPPING = b'event: stopping\ndata: {"detail":"the server stops: come again behind the last id"}\n\n'
+"""The last words of a stream that has not ended, from a server that has to."""
+
+
 def wanted(request: Request) -> bool:
     """Whether the client asks for events rather than for a page."""
     return MEDIA_TYPE in request.headers.get("accept", "")

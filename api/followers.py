@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from api.eventstream import HEARTBEAT, Item, end, opening
+from api.eventstream import HEARTBEAT, STOPPING, Item, end, opening
 from api.problems import Problem
 from api.tasks import busy
 
@@ -100,7 +100,7 @@ class Followers(Generic[Key]):
             raise busy(f"{count} streams are followed already")
 
     async def frames(self, key: Key, after: int) -> AsyncGenerator[bytes]:
-        """Everything behind an id, as it comes; ends with the stream, or without an end when the server stops."""
+        """Everything behind an id, as it comes; ends with the stream, or when the server stops, which it says."""
         topic = self._join(key)
         try:
             yield opening(AGAIN)
@@ -119,6 +119,7 @@ class Followers(Generic[Key]):
                         await asyncio.wait_for(changed.wait(), self._heartbeat)
                     except TimeoutError:
                         yield HEARTBEAT
+            yield STOPPING
         finally:
             self._leave(key, topic)
 

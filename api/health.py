@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from typing import Literal
+import asyncio
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
 
+from api.openapi import refusals
 from api.problems import Problem
+from api.readiness import Check, examine
 from api.service import ServiceDep
 
 router = APIRouter(tags=["health"])
@@ -20,10 +22,20 @@ class Alive(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class CheckDocument(BaseModel):
+    """One thing that the server leans on."""
+
+    name: str = Field(examples=["database"])
+    ok: bool
+    required: bool = Field(description="whether no request can be served without it")
+    detail: str
+
+
 class Ready(BaseModel):
     """The process can take requests."""
 
     status: Literal["ready"] = "ready"
+    checks: list[CheckDocument] | None = Field(None, description="with ?verbose; jobs wait where one is not ok")
 
 
 @router.get("/livez")
@@ -32,10 +44,25 @@ async def livez() -> Alive:
     return Alive()
 
 
-@router.get("/readyz")
-async def readyz(service: ServiceDep) -> Ready:
-    """Whether requests can be served: 503 while the folder of collections cannot be read and written."""
-    home = service.settings.home
-    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-        raise Problem(503, "not-ready", "the server's folder (RAYDML_HOME) cannot be read and written")
-    return Ready()
+@router.get("/readyz", response_model_exclude_none=True, responses=refusals(422))
+async def readyz(
+    service: ServiceDep,
+    verbose: Annotated[str | None, Query(description="tell of each check; also of Ray and the supervisor")] = None,
+) -> Ready:
+    """Whether requests can be served: 503 while database, storage or disk are not well."""
+    checks = await asyncio.to_thread(examine, service.settings, service.database, verbose is not None)
+    missing = [check for check in checks if check.required and not check.ok]
+    if missing:
+        told = missing if verbose is None else checks
+        raise Problem(
+            503,
+            "not-ready",
+            "; ".join(f"{check.name}: {check.detail}" for check in missing),
+            headers={"Retry-After": "1"},
+            errors=[{"path": check.name, "message": _words(check)} for check in told],
+        )
+    return Ready(checks=None if verbose is None else [CheckDocument.model_validate(vars(check)) for check in checks])
+
+
+def _words(check: Check) -> str:
+    return check.detail if not check.ok else f"ok: {check.detail}"

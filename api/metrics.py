@@ -1,6 +1,7 @@
-"""/metrics: what this process has answered and how fast, what waits, and what its open collections are like.
+"""/metrics: what this process has answered and how fast, what waits, its open collections, and the jobs of all.
 
-In Prometheus's text format. With several workers, each scrape meets one of them: `process` says which.
+In Prometheus's text format. With several workers, each scrape meets one of them: `process` says which; jobs and the
+supervisor are everybody's, and bear no process.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ from itertools import accumulate
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
+from api.exposition import Labels, Samples, family, line
+from api.job_metrics import job_lines
 from api.openapi import refusals
 from api.service import Service, ServiceDep
 from raydml.search import Collection
 
 router = APIRouter(tags=["health"])
 TYPE = "text/plain; version=0.0.4"
-Labels = dict[str, object]
-Samples = list[tuple[Labels, float]]
 Facts = tuple[Labels, dict[str, float | None]]
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=refusals(429))
 async def metrics(service: ServiceDep) -> PlainTextResponse:
-    """Requests, latencies, queues, collections and the recall of their approximate searches."""
+    """Requests, latencies, queues, collections and the recall of their approximate searches; jobs at work."""
     found = await service.tasks.run(lambda: [facts_of(*each) for each in service.opened()])
-    lines = [*_requests(service), *_queues(service), *_collections(found)]
+    jobs = await service.tasks.run(lambda: job_lines(service.database))
+    lines = [*_requests(service), *_queues(service), *_collections(found), *jobs]
     return PlainTextResponse("\n".join(lines) + "\n", media_type=TYPE)
 
 
@@ -89,17 +91,12 @@ _HELP = {
 
 
 def _family(name: str, kind: str, words: str, samples: Samples) -> Iterator[str]:
-    yield f"# HELP {name} {words}"
-    yield f"# TYPE {name} {kind}"
-    for labels, value in samples:
-        yield _line(name, labels, value)
+    return family(name, kind, words, [(_own(labels), value) for labels, value in samples])
 
 
 def _line(name: str, labels: Labels, value: float) -> str:
-    every = {**labels, "process": os.getpid()}
-    written = ",".join(f'{label}="{_escaped(text)}"' for label, text in every.items())
-    return f"{name}{{{written}}} {value}"
+    return line(name, _own(labels), value)
 
 
-def _escaped(text: object) -> str:
-    return str(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _own(labels: Labels) -> Labels:
+    return {**labels, "process": os.getpid()}

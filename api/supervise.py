@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import structlog
 
@@ -23,7 +22,7 @@ from raydml.jobs.decisions import Rules
 from raydml.jobs.housekeeping import Housekeeping, Keeping
 from raydml.jobs.launcher import Launcher, Unreachable
 from raydml.jobs.local_ray import LocalRay
-from raydml.jobs.ray_jobs import ClusterJobs, LocalJobs
+from raydml.jobs.ray_jobs import ClusterJobs, LocalJobs, cluster_token
 from raydml.jobs.supervisor import Supervisor
 from raydml.jobs.webhooks import Courier
 
@@ -40,7 +39,9 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     database.migrate()
     rules = Rules(settings.job_retries, settings.stop_seconds)
     local = None if settings.cluster else LocalRay(settings.home, settings.cpus)
-    launcher: Launcher = LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, _token())
+    launcher: Launcher = (
+        LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, cluster_token())
+    )
     supervisor = Supervisor(database, settings.home, launcher, rules)
     courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
@@ -115,16 +116,6 @@ def _stop_runs(supervisor: Supervisor, seconds: float) -> None:
             time.sleep(BETWEEN)
     except (Unreachable, RaydmlError) as reason:
         log.warning("runs_not_stopped", reason=str(reason))
-
-
-def _token() -> str | None:
-    """Of a cluster that asks for one, where Ray itself looks for it."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
-        path = "~/.ray/auth_token"
-    return Path(path).expanduser().read_text().strip() if path else None
 
 
 def _end_with_parent() -> None:

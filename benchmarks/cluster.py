@@ -3,8 +3,8 @@
     python benchmarks/cluster.py --env ENV --lab FOLDER     # as root; ENV: a virtual environment with raydml's wheel
 
 Each host has its own network, process, mount and host-name namespaces, its own sshd, home and shared memory; the
-folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl. Of
-cluster.yaml only the addresses, the user and his key are replaced; dist/ holds the wheel (`make wheel`).
+folder /srv/raydml is one for all, as NFS would have it. Debian packages: openssh-server, rsync, iproute2, curl.
+Of cluster.yaml the addresses, the user, his key and one time limit are replaced; dist/ holds the wheel (`make wheel`).
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def adapted(lab: Path) -> Path:
     document = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())
     document["provider"] |= {"head_ip": ADDRESSES[HEAD], "worker_ips": [ADDRESSES[name] for name in WORKERS]}
     document["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab / "key")}
+    lines = document["head_start_ray_commands"]
+    lines[-1] = f"export RAYDML_CHECK_SECONDS=600; {lines[-1]}"  # four machines on one: looking at data takes its time
     path = lab / "cluster.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
@@ -186,41 +188,54 @@ def spec(steps: int) -> dict[str, Any]:
     }
 
 
-def job_through_rest(hosts: Hosts, story: Story, steps: int) -> None:
-    """Submit, watch, take a host's power and give it back, pull a cable, search what was trained."""
+def changes(job: Any, *causes: str) -> list[Any]:
+    """Of the group of a job's workers, by these causes."""
+    return [each for each in job.workers().changes if each.cause in causes]
+
+
+def next_change(story: Story, job: Any, what: str, since: float, known: int, *causes: str) -> float:
+    """Wait until there are more than were known, and tell of the newest."""
+    until(what, lambda: len(changes(job, *causes)) > known, patience=1200)
+    return story.tell(what, since, change=changes(job, *causes)[-1].model_dump(mode="json"))
+
+
+def disturb(hosts: Hosts, story: Story, job: Any) -> None:
+    """Take a host's power and give it back, pull the other's cable and put it back."""
+
+    def step() -> int:
+        return int((job.get().progress or {}).get("step", 0))
+
+    def counts() -> tuple[int, int]:
+        return len(changes(job, "death", "lost")), len(changes(job, "join"))
+
+    until("two workers", lambda: job.workers().now == 2)
+    start = step()
+    until("300 steps", lambda: step() >= start + 300)
+    lost, joined = counts()
+    mark = time.monotonic()
+    hosts.kill(WORKERS[1])
+    mark = next_change(story, job, "power of a host cut: the others go on", mark, lost, "death", "lost")
+    hosts.start(WORKERS[1])
+    next_change(story, job, "power back: Ray is started there, a worker joins", mark, joined, "join")
+    until("two workers", lambda: job.workers().now == 2)
+    lost, joined = counts()
+    hosts.cable(WORKERS[0], "down")
+    mark = next_change(story, job, "cable pulled: the others go on", time.monotonic(), lost, "death", "lost")
+    hosts.cable(WORKERS[0], "up")
+    next_change(story, job, "cable back: a worker joins", mark, joined, "join")
+
+
+def job_through_rest(hosts: Hosts, story: Story, steps: int, disturbed: bool) -> None:
+    """Submit, watch, disturb, search what was trained."""
     with raydml.Client("http://127.0.0.1:8080") as client:
         mark = time.monotonic()
         job = client.jobs.create(spec(steps))
         mark = story.tell("job accepted", mark, job=job.id)
 
-        def changes(cause: str) -> list[Any]:
-            return [each for each in client.jobs[job.id].workers().changes if each.cause == cause]
-
-        until("a group of workers", lambda: changes("start"))
-        mark = story.tell("first group of workers", mark, change=changes("start")[0].model_dump(mode="json"))
-        until("step 200", lambda: (client.jobs[job.id].get().progress or {}).get("step", 0) >= 200)
+        next_change(story, client.jobs[job.id], "first group of workers", mark, 0, "start")
+        if disturbed:
+            disturb(hosts, story, client.jobs[job.id])
         mark = time.monotonic()
-        hosts.kill(WORKERS[1])
-        until("a death", lambda: changes("death") or changes("lost"))
-        mark = story.tell(
-            "power of a host cut: survivors go on",
-            mark,
-            change=(changes("death") + changes("lost"))[0].model_dump(mode="json"),
-        )
-        hosts.start(WORKERS[1])
-        until("a joiner", lambda: changes("join"))
-        mark = story.tell(
-            "power back: Ray restarted there, a worker joins", mark, change=changes("join")[-1].model_dump(mode="json")
-        )
-        joined = len(changes("join"))
-        before = len(changes("lost"))
-        hosts.cable(WORKERS[0], "down")
-        mark = time.monotonic()
-        until("a loss", lambda: len(changes("lost")) > before)
-        mark = story.tell("cable pulled: survivors go on", mark, change=changes("lost")[-1].model_dump(mode="json"))
-        hosts.cable(WORKERS[0], "up")
-        until("a joiner", lambda: len(changes("join")) > joined)
-        mark = story.tell("cable back: a worker joins", mark, change=changes("join")[-1].model_dump(mode="json"))
         ended = client.jobs[job.id].wait("succeeded", timeout=1200)
         mark = story.tell("job succeeded", mark, metrics=(ended.result or {}).get("metrics"))
         faces = client.collections["glyphs"]
@@ -233,7 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", type=Path, required=True, help="a virtual environment with raydml's wheel")
     parser.add_argument("--lab", type=Path, required=True, help="an empty folder with a short path")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--undisturbed", action="store_true", help="no host loses its power, and none its cable")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     hosts, story = Hosts(given.lab.absolute(), given.env.absolute()), Story()
@@ -255,7 +271,7 @@ def main() -> None:
         with subprocess.Popen(tunnel) as forwarding:
             try:
                 time.sleep(2)
-                job_through_rest(hosts, story, given.steps)
+                job_through_rest(hosts, story, given.steps, not given.undisturbed)
             finally:
                 forwarding.terminate()
         story.tell("all of it", story.began)

@@ -16,6 +16,7 @@ from raydml.errors import ServerFailed
 T = TypeVar("T")
 EVENT_STREAM = "text/event-stream"
 END = "end"  # the event after which nothing comes
+STOPPING = "stopping"  # of a server that has to end the connection: another one goes on
 SILENCE = 60.0  # seconds without a byte, after which a connection is given up: servers send comments in between
 
 
@@ -53,6 +54,8 @@ class Stream(Plan[T], Generic[T]):
                         wanted = wanted if event.retry is None else event.retry / 1000
                         if event.event == END:
                             return str(event.data)
+                        if event.event == STOPPING:
+                            break
                         if event.data:  # others only say where to go on, and when
                             failures = 0
                             yield Give(self.read(event.data))

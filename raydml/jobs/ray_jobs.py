@@ -6,6 +6,7 @@ one that is ever submitted is ours, whose arguments are a job's id, a number and
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -102,6 +103,16 @@ class ClusterJobs:
     def close(self) -> None:
         """Give back connections."""
         self._client.close()
+
+
+def cluster_token() -> str | None:
+    """Of a cluster that asks for one, where Ray itself looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        path = "~/.ray/auth_token"
+    return Path(path).expanduser().read_text().strip() if path else None
 
 
 def _client(url: str, token: str | None) -> httpx2.Client:

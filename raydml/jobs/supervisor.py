@@ -44,6 +44,7 @@ from raydml.jobs.workplace import Workplace
 from raydml.training.record import RunRecord
 
 log = structlog.get_logger()
+ROLE = "supervisor"
 LEASE = 15_000  # milliseconds after which a silent supervisor is replaced
 PASSES = 3  # of one turn: a close, the next start and its submission need one each
 
@@ -63,7 +64,7 @@ class Supervisor:
         self._database, self._home, self._launcher, self._clock = database, home, launcher, clock
         self._rules, self._driver_cpus = rules or Rules(), driver_cpus
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id('sup')}"
-        self._lease = Lease(database, "supervisor", self.name, LEASE)
+        self._lease = Lease(database, ROLE, self.name, LEASE)
         self._read: dict[str, Signature] = {}
         self.acts = False  # whether the last turn was ours
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from api.eventstream import STOPPING
 from raydml import AsyncClient, Client
 from raydml.client.calls import failure
 from raydml.client.problems import refusal
@@ -179,6 +180,15 @@ def test_leaving_a_stream_closes_its_connection(ask: Ask) -> None:
     assert next(items).seq == 1
     items.close()
     assert script.left.wait(50)
+
+
+def test_a_server_that_stops_says_so_and_the_next_one_goes_on(ask: Ask) -> None:
+    client, script = ask(
+        events(event(1), STOPPING.decode(), whole=True),
+        events(event(2), END, whole=True),
+    )
+    assert [each.seq for each in client.jobs["job_1"].events()] == [1, 2]
+    assert script.seen[1].headers["last-event-id"] == "1"
 
 
 def test_logs_are_followed_through_all_attempts(ask: Ask) -> None:

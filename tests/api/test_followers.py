@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from api.eventstream import HEARTBEAT, Item
+from api.eventstream import HEARTBEAT, STOPPING, Item
 from api.followers import PAGE, Followers, Head
 from api.problems import Problem
 
@@ -134,7 +134,8 @@ async def test_a_server_that_stops_ends_streams_without_an_end_so_that_clients_c
     task = asyncio.create_task(everything(followers, "a"))
     await until(lambda: source.looks > 1)
     followers.stop()
-    assert b"end" not in await task
+    told = await task
+    assert b"event: end" not in told and told.endswith(STOPPING)
     with pytest.raises(Problem, match="stopping"):
         followers.check_room()
     followers.close()

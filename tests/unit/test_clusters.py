@@ -199,8 +199,9 @@ def of_head(options: dict[str, Any], told: dict[str, str], provider: str) -> Ite
     if provider == "local" and told.get("RAY_enable_autoscaler_v2") != "0":
         yield "head: autoscaler v2 counts the head as one of the hosts of provider local"
     seconds = [int(told.get(f"RAY_health_check_{name}_ms", 60_000)) / 1000 for name in ("period", "timeout")]
-    if sum(seconds) * int(told.get("RAY_health_check_failure_threshold", 5)) > 10:
-        yield "head: a silent host is noticed after more than ten seconds"
+    silence = sum(seconds) * int(told.get("RAY_health_check_failure_threshold", 5))
+    if not 15 <= silence <= 30:
+        yield f"head: a host that is silent for {silence} s is given up"
 
 
 def of_server(document: dict[str, Any]) -> Iterator[str]:
@@ -261,9 +262,10 @@ BREAKS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
     "another token": ("aws", replaced(WORKER_LINES, "/auth_token", "/token"), "worker: asks for no token"),
     "an option of Ray": ("gcp", replaced(WORKER_LINES, "--disable-usage", "--disable-use"), "No such option"),
     "a variable of Ray": ("local", replaced(HEAD_LINES, "check_period_ms", "check_periods_ms"), "Ray reads no"),
-    "an open dashboard": ("aws", replaced(HEAD_LINES, "dashboard-host=127.0.0.1", "dashboard-host=::"), "listens"),
+    "an open dashboard": ("aws", replaced(HEAD_LINES, "dashboard-host=127.0.0.1", "dashboard-host=0"), "listens"),
     "autoscaler v2": ("local", replaced(HEAD_LINES, "RAY_enable_autoscaler_v2=0", ""), "counts the head"),
-    "slow health checks": ("gcp", replaced(HEAD_LINES, "RAY_health_check_timeout_ms=2000", ""), "more than ten"),
+    "slow health checks": ("gcp", replaced(HEAD_LINES, "RAY_health_check_timeout_ms=5000", ""), "is given up"),
+    "hasty health checks": ("aws", replaced(HEAD_LINES, "timeout_ms=5000", "timeout_ms=1000"), "is given up"),
     "a shell's quote": ("local", replaced(HEAD_LINES, "until curl", "'until curl"), "no shell command"),
     "no API": ("aws", replaced(HEAD_LINES, "raydml serve", "raydml doctor"), "the API is not started"),
     "an open API": ("local", replaced(HEAD_LINES, "RAYDML_HOST=127.0.0.1", "RAYDML_HOST=0.0.0.0"), "other machines"),

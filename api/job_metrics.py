@@ -1,0 +1,35 @@
+"""The database in; what there is of jobs and their supervisor, as lines of /metrics, out."""
+
+from __future__ import annotations
+
+from api.exposition import Samples, family
+from raydml.jobs.database import Database
+from raydml.jobs.ids import milliseconds
+from raydml.jobs.supervisor import LEASE, ROLE
+from raydml.jobs.totals import LiveJob, lease_age, totals
+
+_LIVE = {
+    "workers": ("gauge", "workers of a job at work"),
+    "samples": ("counter", "rows of the batches of the steps that a job at work has taken"),
+    "recoveries": ("counter", "how often a job at work lost workers and went on"),
+}
+
+
+def job_lines(database: Database) -> list[str]:
+    """Jobs by state, each job at work, and the age of the supervisor's lease; blocks while the database is asked."""
+    with database.reading() as session:
+        found = totals(session)
+        age = lease_age(session, ROLE, LEASE, milliseconds())
+    states: Samples = [({"state": state}, count) for state, count in found.states.items()]
+    lines = [*family("raydml_jobs", "gauge", "jobs by state", states)]
+    for name, (kind, words) in _LIVE.items():
+        samples: Samples = [(_labels(job), getattr(job, name)) for job in found.live]
+        lines += family(f"raydml_job_{name}", kind, words, samples)
+    if age is not None:
+        heard = "seconds since the supervisor was last heard of"
+        lines += family("raydml_supervisor_lease_seconds", "gauge", heard, [({}, age)])
+    return lines
+
+
+def _labels(job: LiveJob) -> dict[str, object]:
+    return {"project": job.project, "job": job.id}
