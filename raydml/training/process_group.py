@@ -3,7 +3,8 @@
 Gloo waits in C++ for a peer that is silent (a cut cable, a stopped process); neither `abort` nor destroying the group
 ends that wait. Shutting the group's sockets does, at once, in whatever call the training thread is; but for one: a send
 that had begun (gloo's Pair::signalException leaves out unbound buffers in its queue). `Peers.acknowledge` avoids that
-wait; where a collective of gloo's own runs into it, this process ends itself, as nothing else ends the wait.
+wait; where a collective of gloo's own runs into it, this process ends itself, as nothing else ends the wait. The
+waits of forming a group are ended by `breakable`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from raydml.membership import View, share
 from raydml.parallel import Group
 from raydml.parallel.group import present_call, talking
 from raydml.spec import MeshSpec
+from raydml.training import breakable
 
 _BYTES_SENT = 200  # where linux/tcp.h has it in tcp_info
 
@@ -39,7 +41,7 @@ class ProcessGroup:
     """
 
     def __init__(self, connect: Callable[[], Store], backend: str) -> None:
-        self._connect, self._backend = connect, backend
+        self._connect, self._backend = connect, breakable.register() if backend == "gloo" else backend
         self._store: Store | None = None
         self._before: set[int] | None = None  # sockets that were there before forming began
         self._own: set[int] = set()
@@ -72,6 +74,7 @@ class ProcessGroup:
             for processes in list(_world.pg_map):  # the default group and those of the mesh's axes
                 with suppress(RuntimeError):
                     processes.abort()
+        breakable.break_off()
         for inode, descriptor in _sockets().items():
             if inode in self._own or (self._before is not None and inode not in self._before):
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:

@@ -1,4 +1,4 @@
-"""A receiver that is gone in the middle of a large message: whoever sends it hears of it, or ends, and never waits."""
+"""Peers that are gone in the middle of something: whoever waits for them hears of it, or ends, and never waits on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from raydml.membership import View
 from raydml.parallel import Group, PeerLost
 from raydml.spec import JobSpec
 from raydml.training import handover, process_group
-from raydml.training.process_group import _sockets, fixed_group
+from raydml.training.process_group import ProcessGroup, _sockets, fixed_group
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import CONTEXT, run_processes, small_spec, write_images
 
@@ -113,3 +114,13 @@ def test_a_worker_whose_call_does_not_end_though_it_was_broken_off_ends_itself(t
     finally:
         for member in members:
             member.kill()
+
+
+def test_a_group_whose_member_never_comes_is_broken_off_while_it_forms(tmp_path: Path) -> None:
+    """The store is a file, so that no socket is there whose end could end the wait."""
+    processes = ProcessGroup(lambda: dist.FileStore(str(tmp_path / "store"), 2), "gloo")
+    view = View("run", 1, ("here", "nowhere"), (4, 4), 0, None)
+    threading.Timer(0.3, processes.abort).start()
+    with pytest.raises(PeerLost):
+        processes.form(view, "here", Group(0, 1, 8))
+    processes.leave()
