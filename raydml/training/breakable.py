@@ -1,8 +1,8 @@
 """Gloo whose forming can be broken off: what it waits for in C++ until members meet, nothing else ends.
 
-A peer that dies or stops while groups form leaves the others in `Pair::waitUntilConnected`, which has no socket of theirs
-to shut. So the connecting is done in a thread of its own; where it is broken off, that thread is left behind, and ends
-with its time limit. What it may still form belongs to an epoch that is over, and nobody hears of it.
+A peer that dies or stops while groups form leaves the others in `Pair::waitUntilConnected`, which has no socket of
+theirs to shut. So the connecting is done in a thread of its own; where it is broken off, that thread is left behind,
+and ends with its time limit. What it may still form belongs to an epoch that is over, and nobody hears of it.
 """
 
 from __future__ import annotations
