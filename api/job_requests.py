@@ -66,9 +66,7 @@ class Making:
     async def spec(self, kind: Kind, sent: dict[str, Any] | str) -> JobSpec:
         """The spec that was sent, as it may be kept. Raises Problem 422 where it is of the other kind."""
         content = await self.request.body()
-        return await self.desk.tasks.run(
-            lambda: self.desk.admitted(of_kind(kind, spec_of(sent, content)), self.caller)
-        )
+        return await self.desk.tasks.run(lambda: self.desk.admitted(of_kind(kind, spec_of(sent, content)), self.caller))
 
 
 async def _making(desk: DeskDep, caller: CallerDep, request: Request, key: Key = None) -> Making:
@@ -171,9 +169,7 @@ class Changing:
             )
 
 
-async def _changing(
-    job: JobId, desk: DeskDep, caller: CallerDep, request: Request, seen: IfMatch = None
-) -> Changing:
+async def _changing(job: JobId, desk: DeskDep, caller: CallerDep, request: Request, seen: IfMatch = None) -> Changing:
     return Changing(job, desk, caller, request, seen)
 
 

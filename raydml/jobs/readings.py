@@ -48,7 +48,8 @@ def read_study(session: Session, row: JobRow, study: Path, now: int) -> None:
 
 def reached(row: JobRow, step: int) -> int:
     """How far a job is, a number that grows: the step of its last checkpoint, and what happened in a sweep's study."""
-    return step + sum((row.progress or {}).get("trials", {}).values())
+    trials: dict[str, int] = (row.progress or {}).get("trials", {})
+    return step + sum(trials.values())
 
 
 def _new_lines(session: Session, row: JobRow, path: Path, file: str) -> list[dict[str, Any]]:

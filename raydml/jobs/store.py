@@ -229,8 +229,8 @@ class JobStore:
     def _resize(self, session: Session, row: JobRow, now: int, by: str, fewest: int, most: int) -> None:
         if row.kind == "sweep":
             raise JobConflict(
-                f"sweep {row.id} trains as many trials at once as it was granted when its attempt began: pause and resume "
-                f"it for what there is room for now",
+                f"sweep {row.id} trains as many trials at once as it was granted when its attempt began: pause and "
+                f"resume it for what there is room for now",
                 state=row.state,
             )
         parse_spec(merge_patch(row.spec, {"parallel": {"workers": {"min": fewest, "max": most}}}))
@@ -324,8 +324,8 @@ def forked(parent: Job, changes: Mapping[str, Any]) -> JobSpec:
     spec = parse_spec(merge_patch(parent.spec, changes))
     if parent.kind == "sweep" or spec.tune is not None:
         raise JobConflict(
-            f"job {parent.id}: a sweep begins with no checkpoint and is no job's parent: make one of a spec with a section "
-            f"tune, and a job of the best spec that a sweep's result tells",
+            f"job {parent.id}: a sweep begins with no checkpoint and is no job's parent: make one of a spec with a "
+            f"section tune, and a job of the best spec that a sweep's result tells",
             state=parent.state,
         )
     return spec

@@ -38,7 +38,7 @@ from raydml.jobs.launcher import Launch, Launcher, Sight, Unreachable, submissio
 from raydml.jobs.leases import Lease
 from raydml.jobs.observing import observe, open_jobs
 from raydml.jobs.projects import project_home
-from raydml.jobs.readings import Signature, read_run, read_study, reached, signature
+from raydml.jobs.readings import Signature, reached, read_run, read_study, signature
 from raydml.jobs.records import job_of
 from raydml.jobs.sweeping import Claim, ordered, request_stop, study_folder
 from raydml.jobs.tables import AttemptRow, CheckpointRow, JobRow
