@@ -27,9 +27,9 @@ from raydml.files import write_json
 from raydml.jobs.database import Database
 from raydml.jobs.supervisor import Supervisor
 from raydml.jobs.sweeping import study_folder
+from raydml.spec import JobSpec
 from raydml.specfile import parse_spec
 from raydml.tuning.record import StudyRecord
-from raydml.spec import JobSpec
 from tests.api.awaited import Awaited
 from tests.jobs.cluster import FakeAttempt, FakeCluster
 from tests.unit.studies import Synthetic, drive, new_study
