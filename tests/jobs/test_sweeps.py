@@ -82,7 +82,7 @@ def test_a_stop_reaches_the_study_and_a_resumed_sweep_goes_on_with_it(world: Wor
 
 
 def test_a_sweep_that_began_with_few_trials_at_once_keeps_their_room_and_takes_no_other(world: World) -> None:
-    sweep = world.store.create(a_sweep(concurrency=3))
+    sweep = world.store.create(a_sweep(trials=3))
     begun(world, sweep.id)
     small, large = (world.store.create(a_spec(parallel={"workers": {"min": n, "max": 4}})) for n in (1, 2))
     world.tick()
