@@ -33,6 +33,7 @@ from api import (
     search,
     shadows,
     snapshots,
+    sweeps,
     webhooks,
 )
 from api.envelope import Envelope
@@ -44,7 +45,7 @@ from raydml import __version__
 # The first is found the fastest.
 PARTS = (
     search, points, identities, insights, collections, shadows, snapshots, aliases, jobs, job_streams, job_verbs,
-    job_parts, comparisons, artifacts, datasets, models, webhooks, keys, schemas, audit, metrics, health, page,
+    job_parts, sweeps, comparisons, artifacts, datasets, models, webhooks, keys, schemas, audit, metrics, health, page,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from raydml.data import open_dataset
 from raydml.errors import RaydmlError
 from raydml.plan import plan
 from raydml.specfile import parse_spec
+from raydml.tuning import study
 
 
 def main() -> None:
@@ -37,7 +38,11 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
         spec, home = parse_spec(asked["spec"]), Path(asked["home"])
         if asked["plan"]:
             return {"plan": plan(spec, open_dataset(spec.data, home), home).to_dict()}
-        run.check(spec, home, Path(asked["collections"]))
+        collections = Path(asked["collections"])
+        if spec.tune is not None:
+            study.check(spec, home, collections)
+        else:
+            run.check(spec, home, collections)
         return {"plan": None}
     except RaydmlError as error:
         return {"error": {"kind": type(error).__name__, "message": error.message}}

@@ -15,15 +15,19 @@ from api.followers import Followers
 from api.job_documents import JOB_ID
 from api.job_source import JobSource, StreamKey
 from api.once import Once
+from api.problems import UNPROCESSABLE, Problem
 from api.settings import Settings
 from api.tasks import Tasks
+from raydml.errors import ResourceError
 from raydml.jobs.callers import Caller
 from raydml.jobs.database import Database
 from raydml.jobs.projects import project_home
 from raydml.jobs.records import Job
 from raydml.jobs.store import JobStore
+from raydml.jobs.sweeping import trial_need
 from raydml.spec import JobSpec
 from raydml.specfile import parse_spec
+from raydml.tuning.admission import admitted
 
 CHECKS = 16  # specs that may wait to be checked
 
@@ -49,9 +53,15 @@ class JobDesk:
     def admitted(self, spec: JobSpec, caller: Caller) -> JobSpec:
         """The spec with its files found under the server's roots, or among the project's data sets.
 
-        Raises SpecError where it names others, or code.
+        Raises SpecError where it names others, or code, and Problem 422 where no trial of a sweep can ever fit.
         """
-        return parse_spec(self.datasets.confined(spec.model_dump(mode="json"), caller))
+        found = parse_spec(self.datasets.confined(spec.model_dump(mode="json"), caller))
+        if found.tune is not None and self.settings.cluster is None:  # of a cluster, the supervisor tells
+            try:
+                admitted(trial_need(found), self.settings.cpus, 0.0, found.tune.concurrency)
+            except ResourceError as error:
+                raise Problem(UNPROCESSABLE, "no-room", error.message) from error
+        return found
 
     def collections_of(self, caller: Caller) -> FilePath:
         """The folder of the collections that the caller's jobs fill."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from api.documents import Document, Name
+from raydml.jobs.records import Kind
 from raydml.jobs.states import State
 from raydml.spec import CompareSpec
 
 JOB_ID = r"^job_[0-9a-hjkmnp-tv-z]{26}$"
 LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
+TrialState = Literal["waiting", "running", "paused", "trained", "stopped", "failed"]
 MOST_SEEDS = 32  # jobs of one side of a comparison
 _YEAR = 366 * 24 * 3600
 
@@ -52,13 +54,18 @@ class CreateJobRequest(Document):
     )
 
 
-class PatchJobRequest(Document):
+class PatchSweepRequest(Document):
     """A JSON merge patch (RFC 7396): what is not named stays; a label that is null is removed."""
 
     labels: Annotated[dict[LabelKey, LabelValue | None], Field(max_length=64)] | None = Field(
         None, description="null removes all"
     )
     priority: Priority | None = Field(None, description="null: 0")
+
+
+class PatchJobRequest(PatchSweepRequest):
+    """The same, and the most workers."""
+
     max_workers: Workers | None = Field(None, description="null: those of the spec")
 
 
@@ -110,6 +117,7 @@ class Job(BaseModel):
 
     id: str = Field(pattern=JOB_ID)
     project: str
+    kind: Kind = Field(description="a sweep searches, and has more to show under /v1/sweeps")
     name: str
     labels: dict[str, str]
     priority: int
@@ -137,13 +145,57 @@ class JobPage(BaseModel):
     next_cursor: str | None = Field(description="give it as `cursor` for the next page, with the same filters")
 
 
+class Sweep(Job):
+    """A search over fields of a spec, a job of its own: `workers` are trials at once, and its run is the winner's."""
+
+    progress: dict[str, Any] | None = Field(description="trials: how often each thing happened; the winner's steps")
+    result: dict[str, Any] | None = Field(
+        description="winner (configuration, values, score), best_spec, and what the winner's run came to, once it ended"
+    )
+
+
+class SweepPage(BaseModel):
+    """Sweeps, the newest first."""
+
+    items: list[Sweep]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page, with the same filters")
+
+
+class Trial(BaseModel):
+    """One configuration of a sweep, and what its trials reached on validation classes."""
+
+    configuration: int
+    values: dict[str, Any] = Field(description="by dotted field")
+    state: TrialState
+    step: int
+    score: float | None = Field(description="mean over seeds at that step")
+    deviation: float | None = Field(description="standard deviation over seeds; null: of one seed")
+    by_seed: dict[str, float]
+    seconds: float = Field(description="of its steps, mean over seeds")
+    bytes: int = Field(description="of its model's weights")
+    on_front: bool = Field(description="whether no other is better in both objectives, where there are two")
+    lineage: list[dict[str, Any]] = Field(description="whose checkpoints it went on from (pbt)")
+    reason: str | None = Field(description="why it failed")
+
+
+class Trials(BaseModel):
+    """The leaderboard of a sweep, as it is now: the best first."""
+
+    state: State
+    objective: str
+    cost: str | None
+    best: int | None = Field(description="the configuration that is ahead")
+    total: int = Field(description="configurations so far")
+    items: list[Trial]
+
+
 class Event(BaseModel):
     """Something that happened to a job."""
 
     seq: int = Field(description="from 1 on, without a gap")
     time: Time
     type: str = Field(
-        description="state, membership, checkpoint, evaluation, watch, verb, attempt; there may be new ones"
+        description="state, membership, checkpoint, evaluation, watch, verb, attempt, trial; there may be new ones"
     )
     data: dict[str, Any]
 
@@ -314,4 +366,4 @@ class SchemaList(BaseModel):
 
 
 # Bodies that are read by `bodies.read`, which FastAPI does not see.
-BODIES = (PlanRequest, CreateJobRequest, PatchJobRequest, ResizeRequest, ForkRequest)
+BODIES = (PlanRequest, CreateJobRequest, PatchSweepRequest, PatchJobRequest, ResizeRequest, ForkRequest)

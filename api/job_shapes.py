@@ -15,6 +15,7 @@ def job_document(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "project": job.project,
+        "kind": job.kind,
         "name": job.name,
         "labels": job.labels,
         "priority": job.priority,

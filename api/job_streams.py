@@ -44,6 +44,14 @@ class Wanted:
         last = items[-1].id if items else self.after
         return bodies.answer(self.request, {**more, "items": [item.document for item in items], "next": last})
 
+    async def log(self, attempt: int | None) -> Response:
+        """The log of an attempt, the newest without a number. Raises Problem 404 where there was none of it."""
+        newest = self.job.attempt
+        number = newest if attempt is None else attempt
+        if number > newest:
+            raise Problem(404, "no-such-attempt", f"job {self.job.id} has had {newest} attempts, not {number}")
+        return await self.answer(StreamKey("logs", self.job.id, number), attempt=number)
+
     def _check(self, key: StreamKey) -> None:
         head = self.desk.source.head(key)
         if self.after > head.last:
@@ -68,6 +76,7 @@ async def _wanted(
 
 
 WantedDep = Annotated[Wanted, Depends(_wanted)]
+AttemptNumber = Annotated[int | None, Query(ge=0, lt=1 << 31, description="the newest if none is given")]
 
 
 @router.get("/events", response_model=EventPage, responses=STREAMING)
@@ -83,13 +92,6 @@ async def get_metrics(wanted: WantedDep) -> Response:
 
 
 @router.get("/logs", response_model=LogPage, responses=STREAMING)
-async def get_logs(
-    wanted: WantedDep,
-    attempt: Annotated[int | None, Query(ge=0, lt=1 << 31, description="the newest if none is given")] = None,
-) -> Response:
+async def get_logs(wanted: WantedDep, attempt: AttemptNumber = None) -> Response:
     """What an attempt wrote; ids are bytes of its log. The end of a stream names the next attempt, if there is one."""
-    newest = wanted.job.attempt
-    number = newest if attempt is None else attempt
-    if number > newest:
-        raise Problem(404, "no-such-attempt", f"job {wanted.job.id} has had {newest} attempts, not {number}")
-    return await wanted.answer(StreamKey("logs", wanted.job.id, number), attempt=number)
+    return await wanted.log(attempt)

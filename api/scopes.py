@@ -13,6 +13,7 @@ Needed = Scope | Literal["none"]
 # What follows /v1/ -> what is needed to read it, and to change it.
 RESOURCES: dict[str, tuple[Needed, Needed]] = {
     "jobs": ("jobs:read", "jobs:write"),
+    "sweeps": ("jobs:read", "jobs:write"),
     "datasets": ("datasets:read", "datasets:write"),
     "models": ("models:read", "models:write"),
     "collections": ("search:read", "collections:write"),

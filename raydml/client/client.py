@@ -23,6 +23,7 @@ from raydml.client.resource import Resource, S, operation
 from raydml.client.retries import Retries
 from raydml.client.senders import AsyncSender, Sender
 from raydml.client.snapshots import AliasTable
+from raydml.client.sweeps import Sweeps
 from raydml.client.webhooks import Webhooks
 from raydml.errors import SpecError
 
@@ -43,6 +44,11 @@ class API(Resource[S]):
     def jobs(self) -> Jobs[S]:
         """Jobs that train."""
         return Jobs(self.sender)
+
+    @property
+    def sweeps(self) -> Sweeps[S]:
+        """Searches over fields of a spec."""
+        return Sweeps(self.sender)
 
     @property
     def datasets(self) -> Datasets[S]:

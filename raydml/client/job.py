@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from raydml.client.calls import LONG, Call, Flow, Pages, Recipe, given, key, nothing
-from raydml.client.documents import Document
+from raydml.client.calls import LONG, Call, Pages, Recipe, given, key, nothing
 from raydml.client.downloads import Download
+from raydml.client.following import Known, all_of, followed, logged, page_of, paged, told, waited
 from raydml.client.job_documents import (
     ENDED,
     Artifact,
@@ -22,19 +20,13 @@ from raydml.client.job_documents import (
     LogLine,
     Metric,
     Metrics,
-    Reason,
     Workers,
 )
 from raydml.client.resource import Resource, S, iterating, operation
 from raydml.client.retries import Retries
-from raydml.client.steps import Pause, Plan, Steps
-from raydml.client.streams import Stream
-from raydml.errors import JobEnded, WaitedTooLong
+from raydml.client.steps import Plan, Steps
 
 ONE = "/v1/jobs/{job}"
-LONGEST_PAUSE = 2.0  # seconds between two looks at a job that is waited for
-PAGE = 500  # items
-Item = TypeVar("Item", bound=Document)
 
 
 class JobReference(Resource[S]):
@@ -112,33 +104,12 @@ class JobReference(Resource[S]):
 
         WaitedTooLong where it is not there after `timeout` seconds; the job goes on.
         """
-        wanted = frozenset([until] if isinstance(until, str) else until)
-
-        def steps(retries: Retries) -> Steps[Job[S]]:
-            began, pause = retries.clock(), 0.1
-            while True:
-                job: Job[S] = yield from Call("GET", ONE, self._job, self.names).ask(retries)
-                if job.state in wanted:
-                    return job
-                if job.facts.ended:
-                    raise _ended(job.facts, wanted)
-                left = None if timeout is None else timeout - (retries.clock() - began)
-                if left is not None and left <= 0:
-                    raise WaitedTooLong(
-                        f"job {self.id} is {job.state} after {timeout:g} s, and not {_either(wanted)}; it goes on",
-                        job=self.id,
-                        state=job.state,
-                    )
-                yield Pause(pause if left is None else min(pause, left))
-                pause = min(LONGEST_PAUSE, pause * 1.5)
-
-        return Recipe(steps)
+        return waited(Call("GET", ONE, self._job, self.names), until, timeout)
 
     @iterating
     def events(self, after: int = 0, *, follow: bool = True) -> Plan[Event]:
         """What happened, from the event behind `after`; with `follow`, as it happens, until the job has ended."""
-        call = Call("GET", f"{ONE}/events", nothing, self.names)
-        return _followed(call, Event, after) if follow else _paged(call, Event, after)
+        return told(Call("GET", f"{ONE}/events", nothing, self.names), Event, after, follow)
 
     @iterating
     def logs(self, *, follow: bool = False, attempt: int | None = None, after: int = 0) -> Plan[LogLine]:
@@ -147,30 +118,19 @@ class JobReference(Resource[S]):
         Without `attempt`, following goes on with the attempts that come later. `after` is a line's id.
         """
 
-        def steps(retries: Retries) -> Steps[None]:
-            number = attempt
-            if number is None:
-                number = (yield from Call("GET", ONE, JobFacts.model_validate, self.names).ask(retries)).attempt
-            call = Call("GET", f"{ONE}/logs", nothing, self.names, {"attempt": number})
-            if not follow:
-                yield from _paged(call, LogLine, after).steps(retries)
-                return
-            said = yield from _followed(call, LogLine, after).follow(retries)
-            while attempt is None and (later := json.loads(said).get("next_attempt")):
-                said = yield from _followed(replace(call, query={"attempt": later}), LogLine, 0).follow(retries)
-
-        return Flow(steps)
+        facts = Call("GET", ONE, JobFacts.model_validate, self.names)
+        return logged(facts, Call("GET", f"{ONE}/logs", nothing, self.names), follow, attempt, after)
 
     @iterating
     def follow_metrics(self, after: int = 0) -> Plan[Metric]:
         """What training logs, as it does, until the job has ended."""
-        return _followed(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
+        return followed(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
 
     @operation
     def metrics(self, after: int = 0) -> Recipe[Metrics]:
         """What training logged so far."""
 
-        pages = _paged(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
+        pages = paged(Call("GET", f"{ONE}/metrics", nothing, self.names), Metric, after)
 
         def steps(retries: Retries) -> Steps[Metrics]:
             return Metrics(items=(yield from pages.gather(retries)))
@@ -180,7 +140,7 @@ class JobReference(Resource[S]):
     @operation
     def checkpoints(self) -> Call[list[Checkpoint]]:
         """Checkpoints, the first step first."""
-        return Call("GET", f"{ONE}/checkpoints", _all(Checkpoint), self.names)
+        return Call("GET", f"{ONE}/checkpoints", all_of(Checkpoint), self.names)
 
     @operation
     def workers(self) -> Call[Workers]:
@@ -193,7 +153,7 @@ class JobReference(Resource[S]):
 
         def page(cursor: Any) -> Call[tuple[list[Artifact], Any]]:
             query = {"after": cursor, "limit": page_size}
-            return Call("GET", f"{ONE}/artifacts", _page_of(Artifact), self.names, query)
+            return Call("GET", f"{ONE}/artifacts", page_of(Artifact), self.names, query)
 
         return Pages(page)
 
@@ -221,10 +181,8 @@ class JobReference(Resource[S]):
         return Job(self.sender, document)
 
 
-class Job(JobReference[S]):
+class Job(Known, JobReference[S]):
     """A job and what was known of it when the server answered: it does not change by itself, `get` looks again."""
-
-    facts: JobFacts
 
     def __init__(self, sender: S, document: Any) -> None:
         self.facts = JobFacts.model_validate(document)
@@ -232,70 +190,3 @@ class Job(JobReference[S]):
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self.state}>"
-
-    @property
-    def name(self) -> str:
-        """Its name, which other jobs may have too."""
-        return self.facts.name
-
-    @property
-    def state(self) -> str:
-        """Where it is between queued and succeeded, failed or cancelled."""
-        return self.facts.state
-
-    @property
-    def reason(self) -> Reason | None:
-        """Why it is there."""
-        return self.facts.reason
-
-    @property
-    def progress(self) -> dict[str, Any] | None:
-        """Step, steps, workers and more, once it has begun."""
-        return self.facts.progress
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """model_sha256, metrics, collection and more, once it succeeded."""
-        return self.facts.result
-
-
-def _ended(facts: JobFacts, wanted: frozenset[str]) -> JobEnded:
-    why = "" if facts.reason is None else f": {facts.reason.message}"
-    code = None if facts.reason is None else facts.reason.code
-    return JobEnded(
-        f"job {facts.id} is {facts.state} and will not be {_either(wanted)}{why}",
-        job=facts.id,
-        state=facts.state,
-        code=code,
-    )
-
-
-def _either(states: Iterable[str]) -> str:
-    return " or ".join(sorted(states))
-
-
-def _all(kind: type[Item]) -> Callable[[Any], list[Item]]:
-    return lambda document: [kind.model_validate(item) for item in document["items"]]
-
-
-def _page_of(kind: type[Item]) -> Callable[[Any], tuple[list[Item], Any]]:
-    return lambda document: (_all(kind)(document), document["next"])
-
-
-def _followed(call: Call[Any], kind: type[Item], after: int) -> Stream[Item]:
-    """Items as they come; their ids are numbers."""
-    return Stream(call, kind.model_validate_json, str(after))
-
-
-def _paged(call: Call[Any], kind: type[Item], after: int) -> Pages[Item]:
-    """Items that came so far."""
-
-    def read(document: Any) -> tuple[list[Item], Any]:
-        return _all(kind)(document), document["next"] if len(document["items"]) == PAGE else None
-
-    def page(cursor: Any) -> Call[tuple[list[Item], Any]]:
-        return replace(
-            call, read=read, query={**call.query, "after": after if cursor is None else cursor, "limit": PAGE}
-        )
-
-    return Pages(page)

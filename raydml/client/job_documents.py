@@ -42,6 +42,7 @@ class JobFacts(Document):
 
     id: str
     project: str
+    kind: str = "job"  # or sweep
     name: str
     labels: dict[str, str]
     priority: int
@@ -169,6 +170,47 @@ class Evaluation(Document):
     intervals: dict[str, list[float]]
     baseline: dict[str, float]
     validation: list[dict[str, Any]] = Field(description="step and metrics of each look at the validation split")
+
+
+class Trial(Document):
+    """One configuration of a sweep: its values by field, and what its trials reached on validation classes."""
+
+    configuration: int
+    values: dict[str, Any]
+    state: str
+    step: int
+    score: float | None
+    deviation: float | None
+    by_seed: dict[int, float]
+    seconds: float
+    bytes: int
+    on_front: bool
+    lineage: list[dict[str, Any]]
+    reason: str | None
+
+
+class Trials(Document):
+    """The leaderboard of a sweep as it was when the server answered, the best first; `best` is ahead."""
+
+    state: str
+    objective: str
+    cost: str | None
+    best: int | None
+    total: int
+    items: list[Trial]
+
+    def __iter__(self) -> Iterator[Trial]:  # type: ignore[override]
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row per configuration: its values and what it reached. Needs pandas."""
+        import pandas
+
+        rows = [{**one.values, **one.model_dump(exclude={"values", "lineage", "by_seed"})} for one in self.items]
+        return pandas.DataFrame(rows)
 
 
 class Gain(Document):

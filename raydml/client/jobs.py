@@ -36,7 +36,7 @@ class Jobs(Resource[S]):
     ) -> Call[Job[S]]:
         """A queued job, kept when this answers. `request` names it: asked again under that name, it is made once."""
         body = {
-            "spec": _document(spec),
+            "spec": document_of(spec),
             **given(name=name, labels=labels, priority=priority, deadline_seconds=deadline_seconds),
         }
         return Call("POST", "/v1/jobs", self._job, body=body, key=key(request), seconds=LONG)
@@ -44,7 +44,7 @@ class Jobs(Resource[S]):
     @operation
     def plan(self, spec: Spec) -> Call[dict[str, Any]]:
         """What a spec would do with its data, and what it needs, as `raydml plan --json` says it; nothing is kept."""
-        return Call("POST", "/v1/jobs:plan", dict, body={"spec": _document(spec)}, repeatable=True, seconds=LONG)
+        return Call("POST", "/v1/jobs:plan", dict, body={"spec": document_of(spec)}, repeatable=True, seconds=LONG)
 
     @operation
     def get(self, id: str) -> Call[Job[S]]:
@@ -61,12 +61,7 @@ class Jobs(Resource[S]):
         page_size: int = 100,
     ) -> Pages[Job[S]]:
         """Jobs that are in one of the states and have all labels, the newest first."""
-        query = {
-            "state": (state,) if isinstance(state, str) else tuple(state),
-            "label": tuple(f"{key}:{value}" for key, value in (labels or {}).items()),
-            "name": name,
-            "limit": page_size,
-        }
+        query = filters(state, labels, name, page_size)
 
         def page(cursor: Any) -> Call[tuple[Any, Any]]:
             return Call("GET", "/v1/jobs", self._page, query={**query, "cursor": cursor})
@@ -80,7 +75,19 @@ class Jobs(Resource[S]):
         return [self._job(item) for item in document["items"]], document["next_cursor"]
 
 
-def _document(spec: Spec) -> Any:
+def filters(
+    state: str | Iterable[str], labels: Mapping[str, str] | None, name: str | None, page_size: int
+) -> dict[str, Any]:
+    """What a list is asked for, as a query says it."""
+    return {
+        "state": (state,) if isinstance(state, str) else tuple(state),
+        "label": tuple(f"{key}:{value}" for key, value in (labels or {}).items()),
+        "name": name,
+        "limit": page_size,
+    }
+
+
+def document_of(spec: Spec) -> Any:
     """A spec as a body says it. Raises SpecError where a file cannot be read."""
     if isinstance(spec, JobSpec):
         return spec.model_dump(mode="json")

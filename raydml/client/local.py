@@ -159,7 +159,8 @@ class AsyncBody(httpx2.AsyncByteStream):
 def _about_a_job(request: httpx2.Request) -> bool:
     """Whether it makes a job or names one; lists and plans need nobody to run them."""
     path = request.url.path
-    return path.startswith("/v1/jobs/") or (path == "/v1/jobs" and request.method == "POST")
+    made = request.method == "POST" and path in ("/v1/jobs", "/v1/sweeps")
+    return made or path.startswith(("/v1/jobs/", "/v1/sweeps/"))
 
 
 def _seconds(request: httpx2.Request) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from raydml import run
 from raydml.errors import Interrupted, RaydmlError
+from raydml.jobs.searching import searched, winner_of
 from raydml.jobs.telling import Telling, log_of
 from raydml.jobs.workplace import Workplace
 from raydml.parallel import fit, unit, world_sizes
@@ -38,11 +39,16 @@ def attempt(place: Workplace, address: str | None) -> int:
     log.info("begun", workers=order["workers"])
     try:
         spec = parse_spec(order["spec"])
-        if RunRecord(place.run).read().get("state") != "succeeded":
-            _say_limits(place, spec, order["workers"])
-            listen = Telling(log, time.monotonic)
-            run.train(spec, address=address, home=place.home, collections=Path(order["collections"]), listen=listen)
-        place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)))
+        collections = Path(order["collections"])
+        if spec.tune is not None:
+            study = searched(place, spec, order["workers"], address, collections, log)
+            place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)) | winner_of(study))
+        else:
+            if RunRecord(place.run).read().get("state") != "succeeded":
+                _say_limits(place, spec, order["workers"])
+                listen = Telling(log, time.monotonic)
+                run.train(spec, address=address, home=place.home, collections=collections, listen=listen)
+            place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)))
         log.info("succeeded")
     except Interrupted as error:
         log.info("interrupted", why=error.message)

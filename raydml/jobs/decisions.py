@@ -206,7 +206,7 @@ def _of_one(job: Watched, dealt: Mapping[str, int], snapshot: Snapshot, rules: R
             job.id,
             "no_room",
             f"{job.need.min} workers of {job.need.cpus:g} CPUs each do not fit on {snapshot.cpus:g} CPUs: lower "
-            f"parallel.workers.min, or add machines",
+            f"parallel.workers.min, tune.concurrency of a sweep, or add machines",
         )
 
 

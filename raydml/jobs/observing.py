@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from raydml.jobs.decisions import End, Snapshot, Try, Watched
 from raydml.jobs.launcher import Sight
+from raydml.jobs.readings import reached
 from raydml.jobs.sharing import Need
 from raydml.jobs.states import TERMINAL
 from raydml.jobs.tables import AttemptRow, CheckpointRow, JobRow
@@ -43,7 +44,7 @@ def observe(
             state=row.state,  # type: ignore[arg-type]
             desired=row.desired,  # type: ignore[arg-type]
             reason=row.reason_code,
-            need=Need(row.id, row.priority, row.workers_min, row.workers_max, row.worker_cpus, driver_cpus),
+            need=Need(row.id, row.priority, *_limits(row, row.id in open), row.worker_cpus, driver_cpus),
             granted=row.granted,
             open=_try(row, open[row.id], home, sight, durable.get(row.id, 0)) if row.id in open else None,
             fruitless=row.fruitless,
@@ -59,18 +60,27 @@ def observe(
 def _try(row: JobRow, attempt: AttemptRow, home: Path, sight: Sight, durable: int) -> Try:
     place = Workplace(home, row.id, attempt.number)
     started, ended = place.started(), place.ended()
-    limits = place.order()["spec"]["parallel"]["workers"]
+    sweep = row.kind == "sweep"
+    workers = place.order()["spec"]["parallel"]["workers"]
+    least, most = _limits(row, begun=True) if sweep else (workers["min"], workers["max"])
     progress = row.progress or {}
-    working = progress.get("attempt") == attempt.number
+    working = progress.get("attempt") == attempt.number or (sweep and started is not None)
     return Try(
         number=attempt.number,
         submitted=attempt.state == "submitted",
         process=sight.processes.get(attempt.submission_id),
         working=working,
         end=End(**ended) if ended else None,
-        least=limits["min"],
-        most=limits["max"],
+        least=least,
+        most=most,
         usable=tuple(started["usable"]) if started else (),
         workers=progress.get("workers") if working else None,
-        further=durable > row.furthest,
+        further=reached(row, durable) > row.furthest,
     )
+
+
+def _limits(row: JobRow, begun: bool) -> tuple[int, int]:
+    """Fewest and most workers; a sweep keeps what it was granted until its attempt ends."""
+    if row.kind == "sweep" and begun and row.granted is not None:
+        return row.granted, row.granted
+    return row.workers_min, row.workers_max

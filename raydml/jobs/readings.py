@@ -17,26 +17,43 @@ from raydml.jobs.tables import CheckpointRow, JobRow, MetricRow, ReadingRow
 from raydml.training.lines import read_lines
 
 FILES = ("events.jsonl", "metrics.jsonl")
-Signature = tuple[tuple[int, int] | None, tuple[int, int] | None, tuple[str, ...]]
+STUDY = "study/events.jsonl"  # the key of what is read of a study
+FileState = tuple[int, int] | None
+Signature = tuple[FileState, FileState, FileState, tuple[str, ...]]
 
 
-def signature(run: Path) -> Signature:
+def signature(run: Path, study: Path) -> Signature:
     """What differs when there is something to read: inode and size of the files, names of the checkpoints."""
     events, metrics = (_inode_and_size(run / name) for name in FILES)
-    return events, metrics, tuple(sorted(_step_names(run)))
+    return events, metrics, _inode_and_size(study / "events.jsonl"), tuple(sorted(_step_names(run)))
 
 
 def read_run(session: Session, row: JobRow, run: Path, now: int) -> None:
     """Everything new in a run's folder, within the transaction that holds the job's row."""
-    for line in _new_lines(session, row, run / "events.jsonl"):
+    for line in _new_lines(session, row, run / "events.jsonl", "events.jsonl"):
         _take_membership(session, row, line, now)
-    for line in _new_lines(session, row, run / "metrics.jsonl"):
+    for line in _new_lines(session, row, run / "metrics.jsonl", "metrics.jsonl"):
         _take_metric(session, row, line, now)
     _take_checkpoints(session, row, run, now)
 
 
-def _new_lines(session: Session, row: JobRow, path: Path) -> list[dict[str, Any]]:
-    """Whole lines behind the kept offset, which moves behind them.
+def read_study(session: Session, row: JobRow, study: Path, now: int) -> None:
+    """Everything new in the folder of a sweep's study, alike; nothing of an ordinary job."""
+    for line in _new_lines(session, row, study / "events.jsonl", STUDY):
+        known: dict[str, int] = (row.progress or {}).get("trials", {})
+        trials = known | {line["event"]: known.get(line["event"], 0) + 1}
+        row.progress = (row.progress or {}) | {"attempt": row.attempt, "trials": trials}
+        add_event(session, row, "trial", line | {"attempt": row.attempt}, now)
+
+
+def reached(row: JobRow, step: int) -> int:
+    """How far a job is, a number that grows: the step of its last checkpoint, and what happened in a sweep's study."""
+    trials: dict[str, int] = (row.progress or {}).get("trials", {})
+    return step + sum(trials.values())
+
+
+def _new_lines(session: Session, row: JobRow, path: Path, file: str) -> list[dict[str, Any]]:
+    """Whole lines behind the offset that is kept of the `file`, which moves behind them.
 
     The metrics are written anew, under another inode, when steps are to be taken again: then lines that are known
     already are passed over, up to the first one that is not.
@@ -45,9 +62,9 @@ def _new_lines(session: Session, row: JobRow, path: Path) -> list[dict[str, Any]
     if found is None:
         return []
     inode, size = found
-    kept = session.get(ReadingRow, (row.id, path.name))
+    kept = session.get(ReadingRow, (row.id, file))
     if kept is None:
-        kept = ReadingRow(job_id=row.id, file=path.name, inode=inode, offset=0)
+        kept = ReadingRow(job_id=row.id, file=file, inode=inode, offset=0)
         session.add(kept)
     anew = kept.inode != inode or size < kept.offset
     lines, kept.offset = read_lines(path, 0 if anew else kept.offset)

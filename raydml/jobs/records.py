@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from raydml.jobs.states import TERMINAL, Desired, State
 from raydml.jobs.tables import AttemptRow, CheckpointRow, EventRow, JobRow, MetricRow
 
 Item = TypeVar("Item")
+Kind = Literal["job", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Workers:
-    """The fewest and the most workers that a job may have."""
+    """The fewest and the most workers that a job may have; of a sweep, trials at once."""
 
     min: int
     max: int
@@ -41,6 +42,7 @@ class Job:
 
     id: str
     project: str
+    kind: Kind
     name: str
     labels: dict[str, str]
     priority: int
@@ -137,6 +139,7 @@ def job_of(row: JobRow) -> Job:
     return Job(
         id=row.id,
         project=row.project_id,
+        kind=row.kind,  # type: ignore[arg-type]  # a Kind: nothing else is written
         name=row.name,
         labels={label.key: label.value for label in sorted(row.labels, key=lambda label: label.key)},
         priority=row.priority,

@@ -1,7 +1,8 @@
 """A spec that came from elsewhere in; the same spec with its files found where they may be, or a refusal, out.
 
 A spec is data. It names no code: a `custom` part needs a plug-in that the operator installed. It names no files but
-those under the folders that the operator configured, and data sets that were uploaded (`dataset:ID`).
+those under the folders that the operator configured, and data sets that were uploaded (`dataset:ID`). What a section
+`tune` varies is neither.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def confined(spec: Mapping[str, Any], roots: Sequence[Path], uploaded: Callable[
     Raises SpecError with every path that is elsewhere, and every custom part that names no installed plug-in.
     """
     made = copy.deepcopy(dict(spec))
-    problems = list(_unplugged(made))
+    problems = [*_unplugged(made), *_varied(made)]
     for keys in PLACES:
         holder = _at(made, keys[:-1])
         if holder is None or holder.get(keys[-1]) is None:
@@ -84,6 +85,32 @@ def _unplugged(spec: Mapping[str, Any]) -> Iterator[str]:
                 f"{'.'.join(keys)}: custom needs `plugin: NAME`, a plug-in that the server's operator installed, not "
                 f"{name!r}; there are {', '.join(known) or 'none'}"
             )
+
+
+def _varied(spec: Mapping[str, Any]) -> Iterator[str]:
+    """A space of a study names neither files nor code, at whatever depth: those are the same for all trials."""
+    space = _at(spec, ("tune", "space")) or {}
+    codes = [(*keys, "plugin") for keys, _ in _PLUGGED]
+    for field, node in space.items():
+        for keys, value in _values(tuple(field.split(".")), node):
+            custom = value == "custom" and keys[-1] == "kind"
+            if (keys in PLACES and value is not None) or keys in codes or custom:
+                yield (
+                    f"tune.space: {'.'.join(keys)} is {str(value)[:200]!r}: a server's sweep varies no files and no "
+                    f"plug-ins: write them into the spec itself, and make a sweep for each"
+                )
+
+
+def _values(keys: Keys, node: Any) -> Iterator[tuple[Keys, Any]]:
+    """Every value that a field, or a field within it, may take."""
+    if isinstance(node, Mapping) and "choice" in node:
+        for each in node["choice"]:
+            yield from _values(keys, each)
+    elif isinstance(node, Mapping):
+        for name, inner in node.items():
+            yield from _values((*keys, *name.split(".")), inner)
+    else:
+        yield keys, node
 
 
 def _at(document: Mapping[str, Any], keys: Keys) -> dict[str, Any] | None:

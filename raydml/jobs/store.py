@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from raydml.errors import JobChanged, JobNotFound, QuotaExceeded, SpecError
+from raydml.errors import JobChanged, JobConflict, JobNotFound, QuotaExceeded, SpecError
 from raydml.files import digest_of_json
 from raydml.jobs import verbs
 from raydml.jobs.changes import add_event, touch
@@ -26,6 +26,7 @@ from raydml.jobs.records import (
     Event,
     Head,
     Job,
+    Kind,
     Metric,
     Page,
     attempt_of,
@@ -35,7 +36,9 @@ from raydml.jobs.records import (
     metric_of,
 )
 from raydml.jobs.states import STATES, TERMINAL, State
+from raydml.jobs.sweeping import claim_of
 from raydml.jobs.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LabelRow, MetricRow
+from raydml.spec import JobSpec
 from raydml.specfile import parse_spec
 from raydml.training.forks import copy_checkpoint
 
@@ -69,13 +72,18 @@ class JobStore:
         parent: tuple[str, int | None] | None = None,
         id: str | None = None,
     ) -> Job:
-        """A queued job. Raises SpecError with every mistake of the spec. `by` is who asked, for the history."""
+        """A queued job, a sweep where its spec has a section `tune`. `by` is who asked, for the history.
+
+        Raises SpecError with every mistake of the spec.
+        """
         checked = parse_spec(spec)
+        claim = claim_of(checked)
         document = checked.model_dump(mode="json")
         now = self._clock()
         row = JobRow(
             id=id or new_id("job", now),
             project_id=project,
+            kind=claim.kind,
             name=name or checked.name,
             priority=priority,
             state="queued",
@@ -85,9 +93,9 @@ class JobStore:
             created_at=now,
             updated_at=now,
             deadline_seconds=deadline_seconds,
-            workers_min=checked.parallel.workers.min,
-            workers_max=checked.parallel.workers.max,
-            worker_cpus=checked.parallel.workers.cpus,
+            workers_min=claim.min,
+            workers_max=claim.max,
+            worker_cpus=claim.cpus,
             attempt=0,
             fruitless=0,
             furthest=0,
@@ -123,6 +131,7 @@ class JobStore:
         self,
         *,
         project: str | None = None,
+        kind: Kind | None = None,
         states: Collection[State] = (),
         labels: Mapping[str, str] | None = None,
         name: str | None = None,
@@ -133,6 +142,8 @@ class JobStore:
         if unknown := set(states) - set(STATES):
             raise SpecError(f"state: {', '.join(sorted(unknown))}: there are {', '.join(STATES)}")
         query = owned(select(JobRow), project).order_by(JobRow.id.desc()).limit(min(limit, MOST) + 1)
+        if kind is not None:
+            query = query.where(JobRow.kind == kind)
         if states:
             query = query.where(JobRow.state.in_(states))
         if name is not None:
@@ -216,6 +227,12 @@ class JobStore:
             return job_of(row)
 
     def _resize(self, session: Session, row: JobRow, now: int, by: str, fewest: int, most: int) -> None:
+        if row.kind == "sweep":
+            raise JobConflict(
+                f"sweep {row.id} trains as many trials at once as it was granted when its attempt began: pause and "
+                f"resume it for what there is room for now",
+                state=row.state,
+            )
         parse_spec(merge_patch(row.spec, {"parallel": {"workers": {"min": fewest, "max": most}}}))
         verbs.resize(session, row, now, by, fewest, most)
 
@@ -232,10 +249,11 @@ class JobStore:
     ) -> Job:
         """A new job that begins with a checkpoint of this one (the newest without `step`), its spec changed.
 
-        `changes` is a JSON merge patch. Raises CheckpointError where the checkpoint is gone or damaged, SpecError.
+        `changes` is a JSON merge patch. Raises CheckpointError where the checkpoint is gone or damaged, SpecError,
+        JobConflict of a sweep.
         """
         parent = self.get(job, project)
-        spec = parse_spec(merge_patch(parent.spec, changes or {}))
+        spec = forked(parent, changes or {})
         id = new_id("job", self._clock())
         copied = copy_checkpoint(self.run_folder(job), self.run_folder(id), step, spec.digest())
         return self.create(
@@ -299,3 +317,15 @@ class JobStore:
         if version is not None and row.version != version:
             raise JobChanged(f"job {job} is of version {row.version}, not {version}: look again", version=row.version)
         return row
+
+
+def forked(parent: Job, changes: Mapping[str, Any]) -> JobSpec:
+    """The spec of a fork. Raises SpecError, and JobConflict where either of them is a sweep."""
+    spec = parse_spec(merge_patch(parent.spec, changes))
+    if parent.kind == "sweep" or spec.tune is not None:
+        raise JobConflict(
+            f"job {parent.id}: a sweep begins with no checkpoint and is no job's parent: make one of a spec with a "
+            f"section tune, and a job of the best spec that a sweep's result tells",
+            state=parent.state,
+        )
+    return spec

@@ -38,7 +38,9 @@ from raydml.jobs.launcher import Launch, Launcher, Sight, Unreachable, submissio
 from raydml.jobs.leases import Lease
 from raydml.jobs.observing import observe, open_jobs
 from raydml.jobs.projects import project_home
-from raydml.jobs.readings import Signature, read_run, signature
+from raydml.jobs.readings import Signature, reached, read_run, read_study, signature
+from raydml.jobs.records import job_of
+from raydml.jobs.sweeping import Claim, ordered, request_stop, study_folder
 from raydml.jobs.tables import AttemptRow, CheckpointRow, JobRow
 from raydml.jobs.workplace import Workplace
 from raydml.training.record import RunRecord
@@ -112,7 +114,7 @@ class Supervisor:
         with self._database.reading() as session:
             working = [row.id for row in open_jobs(session) if submission_id(row.id, row.attempt) in alive]
         for job in working:
-            RunRecord(self._home / "runs" / job).request_stop()
+            request_stop(self._home, job)
         self._read_runs()
         return bool(working)
 
@@ -125,12 +127,14 @@ class Supervisor:
         with self._database.reading() as session:
             jobs = [row.id for row in open_jobs(session) if row.attempt]
         for job in jobs:
-            run = self._home / "runs" / job
-            found = signature(run)
+            run, study = self._home / "runs" / job, study_folder(self._home, job)
+            found = signature(run, study)
             if self._read.get(job) != found:
                 with self._database.transaction() as session:
                     self._lease.check(session)
-                    read_run(session, _locked(session, job), run, self._clock())
+                    row = _locked(session, job)
+                    read_study(session, row, study, self._clock())
+                    read_run(session, row, run, self._clock())
                 self._read[job] = found
         self._read = {job: known for job, known in self._read.items() if job in jobs}
 
@@ -167,7 +171,7 @@ class Supervisor:
             case Grant(workers=workers):
                 self._grant(session, row, workers, now)
             case AskToStop():
-                return RunRecord(self._home / "runs" / row.id).request_stop
+                return lambda: request_stop(self._home, row.id)
             case EndProcess():
                 return lambda: self._launcher.end(submission_id(row.id, row.attempt))
             case Close():
@@ -177,13 +181,12 @@ class Supervisor:
     def _open(self, session: Session, row: JobRow, workers: int, now: int) -> None:
         """The next attempt, ordered in its folder; its process is started when this is durable."""
         newest = select(func.max(CheckpointRow.step)).where(CheckpointRow.job_id == row.id)
-        row.furthest = max(row.furthest, session.scalar(newest) or 0)
+        row.furthest = max(row.furthest, reached(row, session.scalar(newest) or 0))
         row.attempt, row.granted = row.attempt + 1, workers
-        limits = row.spec["parallel"]["workers"] | {"min": row.workers_min, "max": row.workers_max}
-        parallel = row.spec["parallel"] | {"workers": limits}
+        claim = Claim(job_of(row).kind, row.workers_min, row.workers_max, row.worker_cpus)
         place = Workplace(self._home, row.id, row.attempt)
         shelf = project_home(self._home, row.project_id) / "collections"
-        place.write_order(row.spec | {"name": row.id, "parallel": parallel}, workers, shelf)
+        place.write_order(ordered(row.spec, claim, workers) | {"name": row.id}, workers, shelf)
         (place.run / "stop").unlink(missing_ok=True)
         name = submission_id(row.id, row.attempt)
         session.add(

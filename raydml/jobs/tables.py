@@ -16,12 +16,14 @@ class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("jobs_of_project", "project_id", "id"),
+        Index("jobs_of_kind", "project_id", "kind", "id"),
         Index("jobs_by_state", "state", "id"),
         Index("jobs_by_name", "name", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default="job")  # job, sweep
     name: Mapped[str]
     priority: Mapped[int]
     state: Mapped[str]
@@ -35,7 +37,7 @@ class JobRow(Base):
     started_at: Mapped[int | None] = mapped_column(Milliseconds)
     finished_at: Mapped[int | None] = mapped_column(Milliseconds)
     deadline_seconds: Mapped[int | None]
-    workers_min: Mapped[int]
+    workers_min: Mapped[int]  # of a sweep: trials at once, as below
     workers_max: Mapped[int]
     worker_cpus: Mapped[float]  # of each
     granted: Mapped[int | None]  # workers that the supervisor lets it have now

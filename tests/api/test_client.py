@@ -26,9 +26,13 @@ from raydml.errors import Conflict, DataError, NotFound, RequestRefused
 from raydml.files import write_json
 from raydml.jobs.database import Database
 from raydml.jobs.supervisor import Supervisor
+from raydml.jobs.sweeping import study_folder
 from raydml.spec import JobSpec
+from raydml.specfile import parse_spec
+from raydml.tuning.record import StudyRecord
 from tests.api.awaited import Awaited
 from tests.jobs.cluster import FakeAttempt, FakeCluster
+from tests.unit.studies import Synthetic, drive, new_study
 
 pytestmark = pytest.mark.timeout(900)
 Make = Callable[..., Any]
@@ -408,6 +412,36 @@ def test_a_job_is_paused_resumed_resized_and_stopped(client: Client, make: Make,
     work.tick()
     assert job.wait("cancelled", timeout=60).state == "cancelled"
     assert make().kill().state == "cancelled"
+
+
+def test_a_sweep_is_made_followed_stopped_and_tells_its_trials(
+    client: Client, spec: dict[str, Any], work: Work
+) -> None:
+    searching = spec | {"tune": {"space": {"loss.margin": {"uniform": [0.05, 0.5]}}, "trials": 2}}
+    team = uuid4().hex
+    sweep = client.sweeps.create(searching, labels={"team": team}, request=f"s-{team}")
+    assert client.sweeps.create(searching, labels={"team": team}, request=f"s-{team}").id == sweep.id
+    assert (sweep.state, sweep.facts.kind) == ("queued", "sweep")
+    assert [each.id for each in client.sweeps.list(labels={"team": team})] == [sweep.id]
+    assert list(client.jobs.list(labels={"team": team})) == []
+    assert client.sweeps.plan(searching)["study"]["trials"] == 2
+    assert client.sweeps.get(sweep.id).patch(priority=4).facts.priority == 4
+    assert client.sweeps[sweep.id].pause().state == "paused"
+    assert sweep.resume().state == "queued"
+    study = StudyRecord(study_folder(work.home, sweep.id))
+    drive(new_study(study.folder, parse_spec(searching)), Synthetic(lambda trial, step: 1 - trial["loss"]["margin"]))
+    attempt = work.started(sweep.id)
+    attempt.end("succeeded", result={"winner": {"configuration": 0}})
+    work.tick()
+    assert sweep.wait("succeeded", timeout=60).result == {"winner": {"configuration": 0}}
+    trials = sweep.trials()
+    assert [trial.state for trial in trials] == ["trained"] * 2 and trials.best == trials.items[0].configuration
+    assert len(trials.to_pandas()) == len(sweep.trials(most=1)) + 1 == 2
+    assert [event.data["event"] for event in sweep.events() if event.type == "trial"].count("trained") == 2
+    assert list(sweep.logs()) == []
+    with pytest.raises(Conflict):
+        sweep.kill()
+    assert client.sweeps.create(searching).cancel().state == "cancelled"
 
 
 def test_a_job_is_forked_from_a_checkpoint_with_changes(make: Make, work: Work) -> None:

@@ -115,7 +115,7 @@ def test_numbers_that_json_does_not_have_are_none(store: JobStore, home: Path) -
 
 def test_the_signature_differs_when_there_is_something_to_read(store: JobStore, home: Path) -> None:
     reader = Reader(store, home)
-    seen = [signature(reader.run)]
+    seen = [signature(reader.run, reader.run / "study")]
     for act in (
         lambda: reader.writer.step(1),
         lambda: reader.writer.change(1),
@@ -123,5 +123,5 @@ def test_the_signature_differs_when_there_is_something_to_read(store: JobStore, 
         lambda: reader.record.forget_after(1),  # the same bytes in another file
     ):
         act()
-        seen.append(signature(reader.run))
+        seen.append(signature(reader.run, reader.run / "study"))
     assert len(set(seen)) == 5

@@ -137,3 +137,28 @@ def test_what_training_would_refuse_is_refused_before_it_is_accepted(house: Hous
         assert answer.status_code == 422, answer.text
     plan = house.ask("POST", "/v1/jobs:plan", json={"spec": tiny_spec(house.home)})
     assert (plan.status_code, plan.json()["batches"]["possible"]) == (200, True)
+
+
+def test_a_sweep_that_is_paused_and_resumed_ends_with_a_winner_that_is_a_run(house: House) -> None:
+    tune = {"space": {"loss.alpha": {"choice": [1.0, 2.0, 4.0]}}, "algorithm": {"kind": "grid"}, "trials": 3}
+    spec = tiny_spec(house.home, "alphas", tune=tune, train={"steps": 60, "evaluate_every": 20, "checkpoint_every": 20})
+    made = house.ask("POST", "/v1/sweeps", json={"spec": spec})
+    assert made.status_code == 201, made.text
+    sweep, path = made.json()["id"], made.headers["location"]
+    house.followed[sweep] = []
+    house.wait(sweep, lambda: house.seen(sweep, "trial") > 0, "makes trials")
+    assert house.ask("POST", f"{path}/pause").status_code == 202
+    house.wait(sweep, lambda: house.states(sweep)[-1] == "paused", "pauses")
+    assert house.ask("POST", f"{path}/resume").json()["state"] == "queued"
+    house.wait(sweep, lambda: False, "ends")
+    found = house.ask("GET", path).json()
+    assert found["state"] == "succeeded", found["reason"]
+    board = house.ask("GET", f"{path}/trials").json()
+    assert [row["state"] for row in board["items"]] == ["trained"] * 3
+    result = found["result"]
+    assert result["winner"]["configuration"] == board["best"] == board["items"][0]["configuration"]
+    assert result["best_spec"]["loss"]["alpha"] == result["winner"]["values"]["loss.alpha"]
+    events = [event["data"]["event"] for event in house.followed[sweep] if event["type"] == "trial"]
+    assert (events.count("created"), events.count("trained"), events.count("winner")) == (3, 3, 1)
+    weights = house.ask("GET", f"/v1/jobs/{sweep}/artifacts/model/model.safetensors")
+    assert weights.headers["etag"] == f'"{result["model_sha256"]}"'

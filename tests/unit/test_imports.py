@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": UPPER | {"specfile", "runs"},
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "plugins", "tracking"},
     "tuning": UPPER | {"specfile", "run", "runs"},
-    "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run"},
+    "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run", "tuning"},
     "study": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
