@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from raydml.tuning.rules import (
@@ -11,6 +13,7 @@ from raydml.tuning.rules import (
     Exploit,
     Generations,
     Promote,
+    Rule,
     Standing,
     SuccessiveHalving,
     best,
@@ -117,13 +120,14 @@ def test_rungs_are_evaluations_from_the_first_after_grace_on(
 
 
 def test_a_rule_is_what_the_spec_says() -> None:
-    for written, expected in {
+    cases: dict[str, tuple[dict[str, Any], Rule]] = {
         "none": ({}, AllToTheEnd(90)),
         "asha": ({"scheduler": {"kind": "asha"}}, SuccessiveHalving((10, 30, 90), 3)),
         "grace": ({"scheduler": {"kind": "asha", "grace": 20, "factor": 2}}, SuccessiveHalving((20, 40, 80, 90), 2)),
         "hyperband": ({"scheduler": {"kind": "hyperband", "grace": 30}}, Brackets((30, 90), 3)),
         "pbt": ({"algorithm": {"kind": "pbt", "every": 30, "share": 0.5}}, Generations(90, 30, 0.5)),
         "every": ({"algorithm": {"kind": "pbt"}}, Generations(90, 10, 0.25)),
-    }.values():
+    }
+    for written, expected in cases.values():
         spec = study_spec(written)
         assert rule_of(spec, tuned(spec)) == expected

@@ -55,7 +55,7 @@ def test_over_paired_seeds_who_is_worse_is_told_from_who_may_be_as_good(tmp_path
     assert best == result.best
     own = [best.by_seed[seed] for seed in sorted(LUCK)]
     half = t.ppf(0.975, 4) * (sum((x - sum(own) / 5) ** 2 for x in own) / 4) ** 0.5 / 5**0.5
-    assert result.standings[best.configuration].interval == pytest.approx((best.score - half, best.score + half))  # type: ignore[operator]
+    assert result.standings[best.configuration].interval == pytest.approx((best.score - half, best.score + half))
     single = [
         ttest_rel([a.by_seed[seed] for seed in LUCK], [b.by_seed[seed] for seed in LUCK]).pvalue
         for a, b in ((best, worst), (result.rows[1], worst), (best, result.rows[1]))
