@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,16 @@ from raydml.cli.runs import Address, Again
 from raydml.cli.specs import Overrides, SpecPath
 
 if TYPE_CHECKING:
+    from raydml.evaluation.leaderboard import Standing
     from raydml.tuning.result import Row, StudyResult
 
 ROWS = 20  # of a table that is drawn anew all the time
+WORDS = {
+    "best": "best",
+    "worse": "worse",
+    "not significant": "not distinguishable",
+    "too few seeds": "nothing can be said",
+}
 
 
 def tune(
@@ -43,21 +50,31 @@ def tune(
 
 
 def study_table(study: StudyResult, most: int | None = None) -> Table:
-    """The leaderboard: what varies, how far each configuration came, its score, and the front where there is a cost."""
+    """The leaderboard: what varies, how far each configuration came, its score, and the front where there is a cost.
+
+    Once the study has stopped, how each compares with the best too: before that it changes all the time.
+    """
     tuned = study.spec.tune
     assert tuned is not None
     facts = f"{study.name}, {study.state}, {study.facts.get('seconds', 0):.0f} s"
     table = Table(title=f"{facts}: {tuned.objective} on validation classes", title_justify="left")
     for heading in ("", "configuration"):
         table.add_column(heading)
-    for heading in ("state", "step", tuned.objective, *([tuned.cost, "front"] if tuned.cost else [])):
+    standings = {} if study.state == "running" else study.standings
+    compared = ["95 % interval", "against the best"] if standings else []
+    costs = [tuned.cost, "front"] if tuned.cost else []
+    for heading in ("state", "step", tuned.objective, *compared, *costs):
         table.add_column(heading, justify="right")
     for row in study.rows[:most]:
         values = ", ".join(f"{name} {_short(value)}" for name, value in row.values.items())
         cost = [_short(getattr(row, tuned.cost)), "*" if row.on_front else ""] if tuned.cost else []
-        table.add_row(str(row.configuration), values, row.state, str(row.step), _score(row), *cost)
+        table.add_row(
+            str(row.configuration), values, row.state, str(row.step), _score(row), *_compared(standings, row), *cost
+        )
     if most is not None and len(study.rows) > most:
         table.caption = f"and {len(study.rows) - most} more"
+    elif standings:
+        table.caption = study.verdict
     return table
 
 
@@ -91,6 +108,17 @@ def _score(row: Row) -> str:
     if row.score is None:
         return row.reason or "-"
     return f"{row.score:.4f}" + (f" ± {row.deviation:.4f}" if row.deviation is not None else "")
+
+
+def _compared(standings: Mapping[int, Standing], row: Row) -> list[str]:
+    """Two cells: an interval of the mean, and how it compares; none while nothing is compared."""
+    if not standings:
+        return []
+    found = standings.get(row.configuration)
+    if found is None:
+        return ["-", "not compared"]
+    interval = f"{found.interval[0]:.4f} to {found.interval[1]:.4f}" if found.interval else "-"
+    return [interval, WORDS[found.verdict] + (f", p = {found.p_value:.2g}" if found.p_value is not None else "")]
 
 
 def _short(value: Any) -> str:

@@ -101,7 +101,8 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 def _adjusted(scores: Mapping[str, Scores]) -> dict[frozenset[str], float]:
     """Of all pairs of configurations that can be compared."""
-    gaps = {frozenset(pair): paired(scores[pair[0]], scores[pair[1]]) for pair in combinations(scores, 2)}
+    several = [name for name, own in scores.items() if len(own) > 1]
+    gaps = {frozenset(pair): paired(scores[pair[0]], scores[pair[1]]) for pair in combinations(several, 2)}
     known = [pair for pair, found in gaps.items() if len(found) > 1]
     return dict(zip(known, holm([p_value(gaps[pair]) for pair in known]), strict=True))
 

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raydml.files import append_line, write_json
 from raydml.training.lines import read_lines
 from raydml.tuning.space import Configuration
@@ -139,7 +141,7 @@ def scores(trials: Sequence[TrialState], objective: str, *, running_best: bool) 
     """
     each = [_scores(trial.evaluations, objective, running_best) for trial in trials]
     common = set.intersection(*(set(found) for found in each)) if each else set()
-    return {step: sum(found[step] for found in each) / len(each) for step in sorted(common)}
+    return {step: float(np.mean([found[step] for found in each])) for step in sorted(common)}
 
 
 def _scores(evaluations: dict[int, dict[str, float]], objective: str, running_best: bool) -> dict[int, float]:

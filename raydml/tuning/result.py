@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 from raydml.errors import RunError
+from raydml.evaluation.leaderboard import Standing
 from raydml.spec import JobSpec
 from raydml.specfile import load_spec
 from raydml.tuning.record import Configured, StudyRecord, TrialState, scores, trial_names
+from raydml.tuning.significance import against_the_best, comparison, verdict
 from raydml.tuning.space import readable
 from raydml.tuning.trials import tuned
 
@@ -65,6 +68,16 @@ class StudyResult:
         """The best configuration that took all steps; of those that took most of them, where none did."""
         return best_row(self.rows)
 
+    @cached_property
+    def standings(self) -> dict[int, Standing]:
+        """How configurations compare with the best over paired seeds, by number; who did not come as far is missing."""
+        return against_the_best(self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: which configuration is best, and whether that can be told from chance."""
+        return verdict(self.standings, len(self.rows))
+
     @property
     def front(self) -> list[Row]:
         """Finished configurations that no other one beats in both objectives, by cost."""
@@ -82,10 +95,11 @@ class StudyResult:
             "cost": tuned(self.spec).cost,
             "seconds": self.facts.get("seconds", 0.0),
             "best": best.configuration if best else None,
+            "verdict": self.verdict,
             "best_spec": str(self.folder / "best.yaml"),
             "results": str(self.folder / "results.parquet"),
             "run": self.facts.get("run"),
-            "configurations": [asdict(row) for row in self.rows],
+            "configurations": [asdict(row) | comparison(self.standings.get(row.configuration)) for row in self.rows],
         }
 
 

@@ -1,0 +1,171 @@
+"""A study's overhead per trial against Ray Tune alone, and its time to a target against search that stops nobody.
+
+    python benchmarks/tuning.py overhead [--trials 40] [--cpus 2]
+    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--steps 90] [--seeds 3]
+
+overhead: in one Ray, that many trials by Ray Tune alone whose function only reports, by raydml with a trial that only
+writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
+last answer, over trials. Processes are kept for the next trial by all three.
+target: the same configurations, in the same order, with ASHA and to the end. The target is that fraction of the best
+validation score that search to the end ever sees; told is when a trial of each study first reaches it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import ray
+import yaml
+from ray import tune
+
+from raydml.files import write_json
+from raydml.spec import JobSpec
+from raydml.specfile import load_spec, parse_spec
+from raydml.training.lines import read_lines
+from raydml.tuning.record import StudyRecord
+from raydml.tuning.runner import ENVIRONMENT
+from raydml.tuning.study import search
+from raydml.tuning.trial import Training
+from raydml.tuning.trials import check_space, tuned
+
+Work = Callable[[Path, int], None]
+
+
+class Nothing:
+    """A trial that says it is trained."""
+
+    def __call__(self, folder: Path, until: int) -> None:
+        path = folder / "run.json"
+        facts = json.loads(path.read_text())
+        write_json(path, facts | {"state": "trained", "step": until, "evaluations": {str(until): {"map_at_r": 0.5}}})
+
+
+def study(spec: JobSpec, folder: Path, work: Work) -> float:
+    """Search without a winner's run; seconds."""
+    record = StudyRecord(folder)
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    record.change(state="running", started=time.time())
+    started = time.perf_counter()
+    search(spec, record, work, check_space(spec), time.time())
+    return time.perf_counter() - started
+
+
+def ray_tune_alone(trials: int, folder: Path) -> float:
+    """Function trainables that only report; seconds."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        tune.report({"until": 1})
+
+    started = time.perf_counter()
+    tune.Tuner(
+        tune.with_resources(trainable, {"CPU": 1}),
+        param_space={"margin": tune.uniform(0.0, 1.0)},
+        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
+        run_config=tune.RunConfig(name="alone", storage_path=str(folder), verbose=0),
+    ).fit()
+    return time.perf_counter() - started
+
+
+def tiny_spec(folder: Path, trials: int) -> JobSpec:
+    """One step of a small multilayer perceptron on noise of twenty classes."""
+    labels = np.repeat(np.arange(20), 6)
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), 8, 8), dtype=np.uint8)
+    splits = np.array(["train", "train", "validation", "test"])[labels % 4]
+    np.savez(folder / "images.npz", inputs=images, labels=labels, splits=splits)
+    return parse_spec(
+        {
+            "name": "overhead",
+            "data": {"kind": "arrays", "path": str(folder / "images.npz"), "image_size": 8, "grayscale": True},
+            "batch": {"classes": 4, "samples": 4, "virtual_workers": 1},
+            "model": {"backbone": {"kind": "mlp", "hidden": [16]}, "dimension": 4},
+            "loss": {"kind": "triplet", "margin": 0.2},
+            "parallel": {"workers": {"min": 1, "max": 1, "cpus": 1}},
+            "train": {"steps": 1, "evaluate_every": 1, "checkpoint_every": 1},
+            "tune": {"space": {"loss.margin": {"uniform": [0.05, 0.5]}}, "trials": trials},
+        }
+    )
+
+
+def overhead(trials: int, folder: Path) -> None:
+    """A row for each contender; one trial of each goes first, for what is loaded once."""
+    contenders: dict[str, Callable[[int, Path], float]] = {
+        "Ray Tune alone, nothing trained": ray_tune_alone,
+        "raydml, nothing trained": lambda number, place: study(tiny_spec(folder, number), place, Nothing()),
+        "raydml, a tiny spec": lambda number, place: study(tiny_spec(folder, number), place, Training(folder)),
+    }
+    print("| | trials | s | ms a trial |\n|---|---|---|---|")
+    for index, (name, measure) in enumerate(contenders.items()):
+        measure(1, folder / f"warm-{index}")
+        seconds = measure(trials, folder / f"measured-{index}")
+        print(f"| {name} | {trials} | {seconds:.2f} | {1000 * seconds / trials:.0f} |", flush=True)
+
+
+def seen(folder: Path, objective: str) -> list[tuple[float, float]]:
+    """Every evaluation of a study: seconds since it began, and the score; by time."""
+    began = StudyRecord(folder).read()["started"]
+    lines = [line for path in folder.glob("trials/*/metrics.jsonl") for line in read_lines(path)[0]]
+    return sorted((line["time"] - began, line["validation"][objective]) for line in lines if "validation" in line)
+
+
+def target(spec: JobSpec, fraction: float, folder: Path, seeds: int) -> None:
+    """A row for each seed of the study, which draws other configurations; and the median of the ratios."""
+    print("| seed | target | to the end, s | ASHA, s | ratio | all of it to the end, s | all of ASHA, s |")
+    print("|---|---|---|---|---|---|---|")
+    ratios = []
+    for seed in range(spec.seed, spec.seed + seeds):
+        took, found = {}, {}
+        for kind in ("none", "asha"):
+            changed = spec.model_dump(mode="json")
+            changed |= {"seed": seed, "tune": changed["tune"] | {"scheduler": {"kind": kind}}}
+            place = folder / f"{kind}-{seed}"
+            took[kind] = study(parse_spec(changed), place, Training(folder))
+            found[kind] = seen(place, tuned(spec).objective)
+        wanted = fraction * max(score for _, score in found["none"])
+        reached = {
+            kind: next((at for at, score in each if score >= wanted), float("nan")) for kind, each in found.items()
+        }
+        ratios.append(reached["asha"] / reached["none"])
+        times = f"{reached['none']:.1f} | {reached['asha']:.1f} | {ratios[-1]:.2f}"
+        print(f"| {seed} | {wanted:.4f} | {times} | {took['none']:.1f} | {took['asha']:.1f} |", flush=True)
+    print(f"median ratio: {median(ratios):.2f}; nan: never reached")
+
+
+def main() -> None:
+    """Parse, start a Ray, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["overhead", "target"])
+    parser.add_argument("--trials", type=int, default=40, help="of each contender")
+    parser.add_argument("--cpus", type=int, default=2, help="of the Ray that is started")
+    parser.add_argument("--spec", default="examples/tune-margins.yaml", help="target: a spec with a section tune")
+    parser.add_argument("--steps", type=int, help="target: other steps than the spec's")
+    parser.add_argument("--fraction", type=float, default=0.98, help="target: of the best score of search to the end")
+    parser.add_argument("--seeds", type=int, default=1, help="target: studies of each kind")
+    given = parser.parse_args()
+    os.environ |= ENVIRONMENT
+    print(f"Ray {version('ray')}, {given.cpus} CPUs, {time.strftime('%Y-%m-%d')}")
+    with tempfile.TemporaryDirectory(prefix="raydml-") as scratch:
+        ray.init("local", num_cpus=given.cpus, include_dashboard=False, log_to_driver=False, _temp_dir=f"{scratch}/ray")
+        try:
+            if given.what == "overhead":
+                overhead(given.trials, Path(scratch))
+            else:
+                overrides = [f"tune.trials={given.trials}"]
+                overrides += [f"train.steps={given.steps}"] if given.steps else []
+                target(load_spec(given.spec, overrides), given.fraction, Path(scratch), given.seeds)
+        finally:
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
