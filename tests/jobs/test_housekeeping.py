@@ -17,6 +17,12 @@ from tests.jobs.conftest import Clock, a_spec
 from tests.jobs.test_datasets import begun, pictures, sha256
 
 
+@pytest.fixture(autouse=True)
+def ids_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids never go back in time, and another test may have asked for one of the far future."""
+    monkeypatch.setattr("raydml.jobs.ids._last", 0)
+
+
 @pytest.fixture
 def late() -> Clock:
     """A clock that begins now."""
