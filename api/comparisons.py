@@ -9,8 +9,8 @@ from fastapi.responses import Response
 
 from api import bodies
 from api.access import CallerDep
+from api.comparison_documents import ComparisonAnswer, ComparisonQuestion
 from api.job_desk import DeskDep, JobDep
-from api.job_documents import ComparisonAnswer, ComparisonQuestion
 from api.openapi import refusals
 from raydml.comparison import compare_runs
 from raydml.runs import Run

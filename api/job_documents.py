@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from api.documents import Document, Name
 from raydml.jobs.records import Kind
 from raydml.jobs.states import State
-from raydml.spec import CompareSpec
 
 JOB_ID = r"^job_[0-9a-hjkmnp-tv-z]{26}$"
 LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
-TrialState = Literal["waiting", "running", "paused", "trained", "stopped", "failed"]
-MOST_SEEDS = 32  # jobs of one side of a comparison
 _YEAR = 366 * 24 * 3600
 
 LabelKey = Annotated[str, Field(pattern=LABEL_KEY)]
@@ -145,50 +142,6 @@ class JobPage(BaseModel):
     next_cursor: str | None = Field(description="give it as `cursor` for the next page, with the same filters")
 
 
-class Sweep(Job):
-    """A search over fields of a spec, a job of its own: `workers` are trials at once, and its run is the winner's."""
-
-    progress: dict[str, Any] | None = Field(description="trials: how often each thing happened; the winner's steps")
-    result: dict[str, Any] | None = Field(
-        description="winner (configuration, values, score), best_spec, and what the winner's run came to, once it ended"
-    )
-
-
-class SweepPage(BaseModel):
-    """Sweeps, the newest first."""
-
-    items: list[Sweep]
-    next_cursor: str | None = Field(description="give it as `cursor` for the next page, with the same filters")
-
-
-class Trial(BaseModel):
-    """One configuration of a sweep, and what its trials reached on validation classes."""
-
-    configuration: int
-    values: dict[str, Any] = Field(description="by dotted field")
-    state: TrialState
-    step: int
-    score: float | None = Field(description="mean over seeds at that step")
-    deviation: float | None = Field(description="standard deviation over seeds; null: of one seed")
-    by_seed: dict[str, float]
-    seconds: float = Field(description="of its steps, mean over seeds")
-    bytes: int = Field(description="of its model's weights")
-    on_front: bool = Field(description="whether no other is better in both objectives, where there are two")
-    lineage: list[dict[str, Any]] = Field(description="whose checkpoints it went on from (pbt)")
-    reason: str | None = Field(description="why it failed")
-
-
-class Trials(BaseModel):
-    """The leaderboard of a sweep, as it is now: the best first."""
-
-    state: State
-    objective: str
-    cost: str | None
-    best: int | None = Field(description="the configuration that is ahead")
-    total: int = Field(description="configurations so far")
-    items: list[Trial]
-
-
 class Event(BaseModel):
     """Something that happened to a job."""
 
@@ -309,54 +262,6 @@ class Evaluation(BaseModel):
     intervals: dict[str, list[float]] = Field(description="[low, high] of each metric, by resampled queries")
     baseline: dict[str, float] = Field(description="the same metrics of the raw inputs")
     validation: list[dict[str, Any]] = Field(description="step and metrics of each evaluation during training")
-
-
-class ComparisonQuestion(CompareSpec):
-    """What is compared with a job, and how."""
-
-    with_: list[JobId] = Field(alias="with", min_length=1, max_length=MOST_SEEDS, description="jobs to compare with")
-    beside: list[JobId] = Field(
-        [], max_length=MOST_SEEDS - 1, description="further jobs of this one's configuration, with other seeds"
-    )
-    repeats: int = Field(1000, ge=100, le=10_000, description="resamples behind an interval")
-
-
-class Gain(BaseModel):
-    """A metric of both sides, and the interval of what was gained."""
-
-    before: float
-    after: float
-    gained: float = Field(description="after less before")
-    interval: list[float] = Field(description="[low, high] of what was gained")
-    significant: bool = Field(description="whether the interval leaves out 0")
-
-
-class ChangedQuery(BaseModel):
-    """A query whose first neighbour became right, or wrong."""
-
-    id: str
-    label: str
-    before: dict[str, float]
-    after: dict[str, float]
-
-
-class ComparisonAnswer(BaseModel):
-    """What was gained on the same queries from one job to another, or from some seeds of a configuration to others."""
-
-    before: list[str] = Field(description="jobs")
-    after: list[str] = Field(description="jobs")
-    protocol: str
-    metric: str = Field(description="distance between embeddings")
-    queries: int = Field(description="those with a positive")
-    gallery: int = Field(description="items")
-    chance: str = Field(description="what the intervals draw anew: queries or classes, and seeds where there are some")
-    num_fixed: int
-    num_broken: int
-    metrics: dict[str, Gain]
-    fixed: list[ChangedQuery] = Field(description="those whose MAP@R changed most")
-    broken: list[ChangedQuery] = Field(description="those whose MAP@R changed most")
-    how: dict[str, Any] = Field(description="confidence, repeats, seed and what else was asked")
-    notes: list[str] = Field(description="what a reader should know before believing it")
 
 
 class SchemaList(BaseModel):

@@ -10,21 +10,13 @@ from fastapi.responses import Response
 from api import bodies
 from api.access import CallerDep
 from api.job_desk import DeskDep, JobDep
-from api.job_documents import (
-    CreateJobRequest,
-    EventPage,
-    LogPage,
-    PatchSweepRequest,
-    PlanRequest,
-    Sweep,
-    SweepPage,
-    Trials,
-)
+from api.job_documents import CreateJobRequest, EventPage, LogPage, PatchSweepRequest, PlanRequest
 from api.job_requests import ChangingDep, ListingDep, Making, MakingDep, shown
 from api.job_source import StreamKey
 from api.job_streams import STREAMING, AttemptNumber, WantedDep
 from api.job_verbs import ASKING, AskingDep
 from api.openapi import refusals, takes
+from api.sweep_documents import Sweep, SweepPage, Trials
 from raydml.errors import JobNotFound
 from raydml.jobs.sweeping import leaderboard, study_plan
 
