@@ -4,10 +4,11 @@
 
 Two gloo processes of one thread, D = 128, K = 4, each with half of the rows. pytorch-metric-learning computes the whole
 loss on every worker (its DistributedLossWrapper's exact way), raydml half of the pairs of rows. Each case runs in fresh
-processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted; a step is
-repeated for four seconds at least, ours and the peer's alike. The floor is the time of four products (B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product:
-scores, scores again, gradients of both rows of a pair. `--large` adds one step each of --largest rows, which the peer
-cannot hold. `--ring` compares embeddings that are gathered with those that travel around the workers: the same bits.
+processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted, and a
+step is repeated for four seconds at least, ours and the peer's alike. The floor is the time of four products
+(B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product: scores, scores again, gradients of both
+rows of a pair. `--large` adds one step each of --largest rows, which the peer cannot hold. `--ring` compares embeddings
+that are gathered with those that travel around the workers: the same bits.
 """
 
 from __future__ import annotations
