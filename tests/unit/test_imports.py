@@ -65,7 +65,7 @@ LIGHT = {"cli", "errors", "doctor"}
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/fleet/",),
-    "ray": ("training/fleet/", "training/driver.py", "tuning/runner.py"),
+    "ray": ("training/fleet/", "training/driver.py", "training/member.py", "tuning/runner.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
@@ -175,3 +175,9 @@ def test_neither_torch_nor_ray_is_loaded_by(line: str) -> None:
     script = f"try:\n    {line}\nexcept SystemExit:\n    pass\n{check}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip().splitlines()[-1] == "LOADED []"
+
+
+def test_a_worker_beyond_the_minimum_loads_no_ray_train() -> None:
+    check = "import sys, raydml.training.member; print(sorted({'ray.train', 'ray.data', 'pandas'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=100, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
