@@ -1,4 +1,7 @@
-"""Processes that bear a mark in their environment: found and ended, whoever started them and whatever they became."""
+"""Processes that bear a mark in their environment: found and ended, whoever started them and whatever they became.
+
+Some of Ray's write their title over the environment that others see: those are known by the files that they hold open.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,22 @@ class Process:
     arguments: tuple[str, ...]
 
 
-def bearing(mark: str) -> Iterator[Process]:
-    """Every living process whose environment has the mark."""
+def bearing(mark: str, within: Path | None = None) -> Iterator[Process]:
+    """Every living process whose environment has the mark, or is overwritten while a file `within` is open."""
     wanted = f"{VARIABLE}={mark}".encode()
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            environment = (folder / "environ").read_bytes()
+            if wanted in environment.split(b"\0") or (within and b"=" not in environment and _holds(folder, within)):
                 words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
                 began = began_at(int(folder.name))
                 if began is not None:
                     yield Process(int(folder.name), began, tuple(words))
+
+
+def _holds(process: Path, within: Path) -> bool:
+    """Whether it has a file below this folder open, which may be removed by now."""
+    return any(os.readlink(link).startswith(f"{within}/") for link in (process / "fd").iterdir())
 
 
 def began_at(pid: int) -> int | None:
@@ -44,10 +53,10 @@ def began_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def end(mark: str, having: str | None = None) -> None:
+def end(mark: str, within: Path | None = None, having: str | None = None) -> None:
     """Kill all of them, of those with the argument `having` where it is given, until none is left."""
     while True:
-        found = [each for each in bearing(mark) if having is None or having in each.arguments]
+        found = [each for each in bearing(mark, within) if having is None or having in each.arguments]
         if not found:
             return
         for process in found:

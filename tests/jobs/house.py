@@ -110,7 +110,7 @@ class House:
 
     def follow(self) -> int:
         """Take every new event of every job, each right behind the one before; how many there are by now."""
-        for job, known in self.followed.items():
+        for job, known in list(self.followed.items()):  # another thread may submit one
             page = self.ask("GET", f"/v1/jobs/{job}/events", params={"after": len(known), "limit": 500})
             assert page.status_code == 200, page.text
             for event in page.json()["items"]:
