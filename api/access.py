@@ -6,6 +6,7 @@ scopes. Once a key was made, and always on other addresses, every request needs 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Access:
         self._tasks = tasks
         self._clock = clock
         self._known: dict[str, tuple[Caller, float]] = {}
+        self._looking: dict[str, asyncio.Future[Caller | None]] = {}
         self._open = (False, -math.inf)
         self._buckets = Buckets(settings.requests_per_second / settings.workers, settings.requests_at_once)
 
@@ -54,6 +56,14 @@ class Access:
                 headers={"Retry-After": str(math.ceil(wait))},
             )
         return caller
+
+    async def admits(self, headers: Headers) -> bool:
+        """Whether who sent these is still known: an answer that goes on and on asks again."""
+        try:
+            await self._caller(headers.get("authorization"))
+        except Problem as problem:
+            return problem.status_code != 401
+        return True
 
     async def _caller(self, authorization: str | None) -> Caller:
         if authorization is None:
@@ -70,7 +80,10 @@ class Access:
         found = self._known.get(digest)
         if found is not None and now < found[1]:
             return found[0]
-        caller = await self._tasks.run(lambda: self._look_up(token))
+        if digest not in self._looking:  # one look for all who wait for it
+            self._looking[digest] = asyncio.ensure_future(self._tasks.run(lambda: self._look_up(token)))
+            self._looking[digest].add_done_callback(lambda _: self._looking.pop(digest))
+        caller = await asyncio.shield(self._looking[digest])
         if caller is None:
             self._known.pop(digest, None)
             raise unauthorised("this API key is not known here, was revoked, or has expired", "invalid_token")

@@ -1,6 +1,7 @@
 """Processes that bear a mark in their environment: found and ended, whoever started them and whatever they became.
 
-Some of Ray's write their title over the environment that others see: those are known by the files that they hold open.
+Ray's agents write their title over part of the environment that others see: those are known by the files that they
+hold open.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 VARIABLE = "RAYDML_RAY"  # children inherit it
+_TITLE = "ray::"
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Process:
 
 
 def bearing(mark: str, within: Path | None = None) -> Iterator[Process]:
-    """Every living process whose environment has the mark, or is overwritten while a file `within` is open."""
+    """Every living process whose environment has the mark, or that has a title of Ray's and a file `within` open."""
     wanted = f"{VARIABLE}={mark}".encode()
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
-            environment = (folder / "environ").read_bytes()
-            if wanted in environment.split(b"\0") or (within and b"=" not in environment and _holds(folder, within)):
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            marked = wanted in (folder / "environ").read_bytes().split(b"\0")
+            if marked or (within is not None and words[0].startswith(_TITLE) and _holds(folder, within)):
                 began = began_at(int(folder.name))
                 if began is not None:
                     yield Process(int(folder.name), began, tuple(words))
@@ -41,7 +43,11 @@ def bearing(mark: str, within: Path | None = None) -> Iterator[Process]:
 
 def _holds(process: Path, within: Path) -> bool:
     """Whether it has a file below this folder open, which may be removed by now."""
-    return any(os.readlink(link).startswith(f"{within}/") for link in (process / "fd").iterdir())
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(link).startswith(f"{within}/"):
+                return True
+    return False
 
 
 def began_at(pid: int) -> int | None:
