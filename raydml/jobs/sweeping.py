@@ -1,4 +1,7 @@
-"""A sweep is a job whose spec has a section `tune`: what it takes while it searches, and where its study lies."""
+"""A sweep is a job whose spec has a section `tune`: what it takes while it searches, and where its study lies.
+
+What loads torch is imported where it is used: servers answer, and supervise, without it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
 from raydml.tuning.admission import Need, need_of
 from raydml.tuning.record import StudyRecord
-from raydml.tuning.result import read_result
 from raydml.tuning.space import grid_size
-from raydml.tuning.trials import check_space, tuned
 
 MOST_AT_ONCE = 1024  # trials, as in `tune.concurrency`
 
@@ -40,6 +41,8 @@ def claim_of(spec: JobSpec) -> Claim:
 
 def trial_need(spec: JobSpec) -> Need:
     """What the largest trial takes, by CPUs: who has GPUs is known only where it runs. Raises SpecError."""
+    from raydml.tuning.trials import check_space, tuned
+
     return need_of(check_space(spec), tuned(spec).gpu_share, 0.0)
 
 
@@ -61,6 +64,8 @@ def ordered(spec: dict[str, Any], claim: Claim, granted: int) -> dict[str, Any]:
 
 def study_plan(spec: JobSpec) -> dict[str, Any]:
     """How many trials a study has at most, and what one takes. Raises SpecError where the study cannot be."""
+    from raydml.tuning.trials import tuned
+
     tune, need = tuned(spec), trial_need(spec)
     grid = tune.algorithm.kind == "grid"
     configurations = grid_size(tune.space) if grid else tune.trials
@@ -75,6 +80,8 @@ def study_plan(spec: JobSpec) -> dict[str, Any]:
 
 def leaderboard(home: Path, sweep: Job, limit: int) -> dict[str, Any]:
     """The configurations of a sweep so far, the best first, from the files of its study."""
+    from raydml.tuning.result import read_result
+
     folder = study_folder(home, sweep.id)
     found = read_result(folder) if StudyRecord(folder).read() else None
     rows = found.rows if found else []

@@ -171,13 +171,20 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
     ],
 )
 def test_neither_torch_nor_ray_is_loaded_by(line: str) -> None:
-    check = "import sys; print('LOADED', sorted({'torch', 'ray', 'faiss', 'numpy'} & set(sys.modules)))"
-    script = f"try:\n    {line}\nexcept SystemExit:\n    pass\n{check}"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout.strip().splitlines()[-1] == "LOADED []"
+    assert loaded_by(line, "torch", "ray", "faiss", "numpy") == []
+
+
+@pytest.mark.parametrize("module", ["api.serve", "api.supervise", "api.app"])
+def test_no_process_of_a_server_loads_torch_before_somebody_asks_for_it(module: str) -> None:
+    assert loaded_by(f"import {module}", "torch", "ray", "matplotlib") == []
 
 
 def test_a_worker_beyond_the_minimum_loads_no_ray_train() -> None:
-    check = "import sys, raydml.training.member; print(sorted({'ray.train', 'ray.data', 'pandas'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=100, check=True)
-    assert result.stdout.strip().splitlines()[-1] == "[]"
+    assert loaded_by("import raydml.training.member", "ray.train", "ray.data", "pandas") == []
+
+
+def loaded_by(line: str, *libraries: str) -> list[str]:
+    check = f"import sys; print(*sorted({set(libraries)!r} & set(sys.modules)))"
+    script = f"try:\n    {line}\nexcept SystemExit:\n    pass\n{check}"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return result.stdout.splitlines()[-1].split()
