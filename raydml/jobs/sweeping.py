@@ -11,7 +11,8 @@ from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
 from raydml.tuning.admission import Need, need_of
 from raydml.tuning.record import StudyRecord
-from raydml.tuning.result import read_result
+from raydml.tuning.result import Row, StudyResult, read_result
+from raydml.tuning.significance import comparison
 from raydml.tuning.space import grid_size
 from raydml.tuning.trials import check_space, tuned
 
@@ -84,9 +85,16 @@ def leaderboard(home: Path, sweep: Job, limit: int) -> dict[str, Any]:
         "objective": sweep.spec["tune"]["objective"],
         "cost": sweep.spec["tune"]["cost"],
         "best": best.configuration if best else None,
+        "verdict": found.verdict if found else None,
         "total": len(rows),
-        "items": [asdict(row) | {"by_seed": {str(k): v for k, v in row.by_seed.items()}} for row in rows[:limit]],
+        "items": [_told(found, row) for row in rows[:limit]] if found else [],
     }
+
+
+def _told(study: StudyResult, row: Row) -> dict[str, Any]:
+    """A row as a document, with how it compares with the best."""
+    by_seed = {str(seed): score for seed, score in row.by_seed.items()}
+    return asdict(row) | {"by_seed": by_seed} | comparison(study.standings.get(row.configuration))
 
 
 def study_folder(home: Path, job: str) -> Path:

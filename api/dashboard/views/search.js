@@ -3,7 +3,7 @@
 import { itemsOf } from "../job/pictures.js";
 import { empty, fill, h, heading, panel } from "../dom.js";
 import { number, words } from "../format.js";
-import { get, items, post } from "../rest.js";
+import { get, post, succeeded } from "../rest.js";
 
 const KINDS = { image: "Image", text: "Text", id: "Point" };
 
@@ -92,7 +92,7 @@ async function collections(signal) {
 /** The pictures of the job that trained this model, where one did and the caller may see jobs. */
 async function picturesOf(digest, signal) {
   if (!digest) return null;
-  const jobs = await items("/v1/jobs", { state: "succeeded" }, 400, signal).catch(() => []);
+  const jobs = await succeeded(400, signal).catch(() => []);
   const job = jobs.find((one) => one.result?.model_sha256 === digest);
   return job ? itemsOf(job.id) : null;
 }
