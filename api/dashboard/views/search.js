@@ -21,7 +21,7 @@ export async function show(place, { query, signal }) {
   const kinds = h("div", { class: "segments", role: "group", "aria-label": "Search by" });
   const asked = h("div", {});
   const found = h("div", { "aria-live": "polite" }, empty("Drop an image, or choose another way to ask."));
-  const text = h("input", { name: "text", placeholder: "What to look for", "aria-label": "Text" });
+  const text = h("input", { name: "text", placeholder: "What to look for", "aria-label": "What to look for" });
   const id = h("input", { name: "id", placeholder: "Id of a point", "aria-label": "Id of a point" });
   const drop = dropZone((file) => { state.image = file; search(); });
 
