@@ -16,6 +16,7 @@ import pytest
 from tests.browser.chromium import program, say
 from tests.browser.visitor import Visitor
 from tests.jobs.house import House
+from tests.unit.test_texts import NGRAMS, sentences
 
 SHOTS = Path(__file__).parents[2] / "build" / "browser"
 EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
@@ -98,6 +99,28 @@ def trained(house: House) -> Trained:
         house.wait(job, lambda: False, "ends")
         assert house.states(job)[-1] == "succeeded"
     return Trained(*jobs)
+
+
+@pytest.fixture(scope="session")
+def phrases(house: House) -> str:
+    """A collection of texts and the model that embedded them."""
+    folder = house.home / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = sentences(folder)
+    spec = {
+        "name": "phrases",
+        "data": {"kind": "manifest", "path": str(path), "text": NGRAMS},
+        "batch": {"classes": 2, "samples": 4, "virtual_workers": 2},
+        "model": {"backbone": {"kind": "ngram_bag", "buckets": 64, "width": 16}, "dimension": 8},
+        "loss": {"kind": "multi_similarity"},
+        "parallel": {"workers": {"min": 1, "max": 2, "cpus": 0.5}},
+        "train": {"steps": 5, "evaluate_every": 0},
+        "index": {"collection": "phrases", "split": "all"},
+    }
+    job = house.submit(spec)
+    house.wait(job, lambda: False, "ends")
+    assert house.states(job)[-1] == "succeeded", house.followed[job][-1]
+    return "phrases"
 
 
 def a_study(home: Path, name: str, **tune: Any) -> dict[str, Any]:

@@ -142,6 +142,22 @@ def test_a_dropped_image_finds_itself_and_its_class(visitor: Visitor, trained: T
     visitor.wait(page.get_by_role("alert"))
 
 
+def test_a_typed_text_finds_itself_and_its_class(visitor: Visitor, phrases: str) -> None:
+    page = visitor.page
+    visitor.open(f"/search?collection={phrases}", "Search")
+    visitor.tab_to(page.get_by_role("button", name="Text", exact=True))
+    visitor.press("Enter")
+    visitor.tab_to(page.get_by_label("What to look for"))
+    page.keyboard.type("good morning")
+    visitor.press("Enter")
+    hits = page.locator(".hits .tile")
+    visitor.wait(hits)
+    assert hits.first.locator(".score").inner_text() == "1.000", "the text itself was indexed"
+    assert hits.first.locator(".name").inner_text() == "greeting"
+    visitor.shot("search-text")
+    visitor.check_silent()
+
+
 def test_the_keyboard_alone_leads_from_the_list_to_the_worst_queries(visitor: Visitor, trained: Trained) -> None:
     page = visitor.page
     visitor.open("/jobs", "Jobs")
