@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := not slow and not chaos and not browser
 STAMP := $(VENV)/.installed
 
 .PHONY: help demo check test slow browser chaos simulate bench wheel clean
@@ -24,8 +25,13 @@ check: $(STAMP)   ## ruff, mypy --strict, import directions
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_imports.py
 
+# Two files at a time; then, one after another, those that start a process for every core, or Ray.
 test: $(STAMP)   ## every test but the slow ones and chaos
-	$(BIN)/pytest -q -m "not slow and not chaos and not browser" tests
+	failed=0; \
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK) and not ray" --ignore tests/distributed tests || failed=1; \
+	$(BIN)/pytest -q -m "$(QUICK) and ray" tests || failed=1; \
+	$(BIN)/pytest -q -m "$(QUICK)" tests/distributed || failed=1; \
+	exit $$failed
 
 slow: $(STAMP)   ## the slow tests
 	$(BIN)/pytest -q -m slow tests

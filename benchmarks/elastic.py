@@ -52,12 +52,13 @@ PATIENCE = 150.0  # seconds for a contender to come back to its number of worker
 @dataclass(frozen=True)
 class Cost:
     """Of one event: the longest time without a finished step, the usual one, steps taken twice, seconds until the
-    group has the size that it should have."""
+    group has the size that it should have, and how many of these the event itself took (a node's raylet to start)."""
 
     gap: float
     step: float
     lost: int
     recovered: float
+    event: float
 
 
 class Machines:
@@ -295,12 +296,13 @@ def measure(kind: type[Contender], change: Change, machines: Machines, data: Pat
         wait(lambda: len(run.steps()) >= seen + 50, 60, "fifty steps")
         began = time.time()
         change.happen(machines, run)
+        event = time.time() - began
         if not wait(
             lambda: came_back(run.steps(), began, change.after) is not None, PATIENCE, f"{change.after} workers"
         ):
             return None
         time.sleep(3.0)
-        return cost(run.steps(), began, change.after)
+        return cost(run.steps(), began, change.after, event)
     finally:
         run.stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -315,8 +317,8 @@ def came_back(lines: list[dict[str, Any]], began: float, after: int) -> float | 
     return None
 
 
-def cost(lines: list[dict[str, Any]], began: float, after: int) -> Cost:
-    """What the log says of an event at a time."""
+def cost(lines: list[dict[str, Any]], began: float, after: int, event: float) -> Cost:
+    """What the log says of an event that began then and took so many seconds itself."""
     gaps = [(line["time"], line["time"] - last["time"]) for last, line in pairwise(lines)]
     usual = sorted(gap for ended, gap in gaps if ended <= began)
     steps = [line["step"] for line in lines]
@@ -325,6 +327,7 @@ def cost(lines: list[dict[str, Any]], began: float, after: int) -> Cost:
         step=usual[len(usual) // 2],
         lost=len(steps) - len(set(steps)),
         recovered=came_back(lines, began, after) or 0.0,
+        event=event,
     )
 
 
@@ -364,7 +367,7 @@ def cells(cost: Cost | None) -> str:
     """Three cells."""
     if cost is None:
         return "- | - | -"
-    return f"{cost.gap:.2f} (a step: {cost.step:.3f}) | {cost.lost} | {cost.recovered:.1f}"
+    return f"{cost.gap:.2f} (a step: {cost.step:.3f}) | {cost.lost} | {cost.recovered:.1f} (event: {cost.event:.1f})"
 
 
 if __name__ == "__main__":

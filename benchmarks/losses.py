@@ -4,10 +4,11 @@
 
 Two gloo processes of one thread, D = 128, K = 4, each with half of the rows. pytorch-metric-learning computes the whole
 loss on every worker (its DistributedLossWrapper's exact way), raydml half of the pairs of rows. Each case runs in fresh
-processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted. The
-floor is the time of four products (B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product:
-scores, scores again, gradients of both rows of a pair. `--large` adds one step each of --largest rows, which the peer
-cannot hold. `--ring` compares embeddings that are gathered with those that travel around the workers: the same bits.
+processes, so that peak memory is its own; CPU time is the lowest of the repeats, after one that is not counted, and a
+step is repeated for four seconds at least, ours and the peer's alike. The floor is the time of four products
+(B / 2, D) x (D, B / 2) at the measured speed of this machine's matrix product: scores, scores again, gradients of both
+rows of a pair. `--large` adds one step each of --largest rows, which the peer cannot hold. `--ring` compares embeddings
+that are gathered with those that travel around the workers: the same bits.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from raydml.parallel import Group
 from raydml.training.process_group import fixed_group
 
 WORKERS, SLICES, DIMENSION, SAMPLES = 2, 8, 128, 4
+SECONDS = 4.0
 CASES = [("sup_con", 4096), ("sup_con", 8192), ("contrastive", 8192), ("multi_similarity", 8192), ("nt_xent", 256)]
 LARGE = ("sup_con", "contrastive", "nt_xent")
 RING = [("sup_con", 8192), ("triplet", 8192), ("sup_con", 32768)]
@@ -107,11 +109,14 @@ def work(rank: int, contender: str, kind: str, rows: int, repeats: int, home: st
     local = embeddings[rank * rows // WORKERS : (rank + 1) * rows // WORKERS].clone()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times, loss = [], 0.0
-    for _ in range(1 + repeats):
+    began, more = time.perf_counter(), torch.ones(1)
+    while more:
         dist.barrier()
         started = time.process_time()
         loss = take(local, labels)
         times.append(time.process_time() - started)
+        more.fill_(len(times) <= repeats or (repeats > 0 and time.perf_counter() - began < SECONDS))
+        dist.broadcast(more, 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     results.put(Cost(min(times[1:] or times), 1024 * peak, loss))
     formed.leave()

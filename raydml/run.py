@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel
@@ -24,15 +23,15 @@ from raydml.evaluation import baseline
 from raydml.evaluation.results import write_results
 from raydml.evaluation.scores import Metric, check_metric
 from raydml.files import sweep, write_bytes, write_json
+from raydml.indexing import check_collection, index_embeddings
 from raydml.models import build_model, check_inputs, load_model
 from raydml.parallel import Group, fit, unit
 from raydml.parallel.estimate import resolved
 from raydml.parallel.measured import key_of, recall
 from raydml.plugins import plugged
 from raydml.progress import Progress, Watch
-from raydml.runs import Run, find_run, owned, set_aside
+from raydml.runs import Run, find_run, owned
 from raydml.runs import home as default_home
-from raydml.search import Collection, Facts
 from raydml.spec import CustomBackbone, CustomData, HardClasses, JobSpec, ManifestData
 from raydml.specfile import load_spec, parse_spec
 from raydml.tracking import Tracking, check_installed
@@ -174,7 +173,7 @@ def _prepare(
         spec, why = resolved(spec, copied, items.preprocessing.type, device, items.num_training_classes, known)
     # One that trains nothing: plan, loss, strategy and optimiser refuse what they cannot do when they are built.
     Trainer(spec, items, built, Group(0, 1, spec.batch.virtual_workers), torch.device("cpu"))
-    _check_collection(spec, record, shelf)
+    check_collection(spec, record, shelf)
     return spec, items, why
 
 
@@ -291,46 +290,8 @@ def _finish(spec: JobSpec, record: RunRecord, items: Dataset, shelf: Path, model
         record.change(baseline=measure_split(baseline(items.raw(test)), items, test, spec.evaluate.metric, ALONE))
     write_card(record.folder, spec, record.warnings(), history.summary(record.events()))
     if spec.index is not None:
-        _index(spec, record, items, shelf)
+        index_embeddings(spec, record, items, shelf)
     record.change(state="succeeded", finished=round(time.time(), 3))
-
-
-def _index(spec: JobSpec, record: RunRecord, items: Dataset, shelf: Path) -> None:
-    """Fill the collection; one that an earlier model of this run filled is kept under the next free `name~1`."""
-    assert spec.index is not None
-    chosen = items.indices(spec.index.split)
-    digest = record.read()["sha256"]
-    path = shelf / spec.index.collection
-    if path.exists() and _opened_facts(path).model_digest != digest:
-        set_aside(path)
-    collection = Collection.open(
-        path, spec.model.dimension, spec.index.metric, model_digest=digest, model=record.folder / "model"
-    )
-    collection.upsert(
-        ids=[items.items.ids[item] for item in chosen],
-        vectors=np.load(record.folder / "embeddings" / "vectors.npy"),
-        payloads=[items.items.payloads[item] for item in chosen],
-        model_digest=digest,
-    )
-    record.change(collection=spec.index.collection)
-
-
-def _check_collection(spec: JobSpec, record: RunRecord, shelf: Path) -> None:
-    """Refuse to fill a collection of somebody else's: its vectors come from another model."""
-    path = shelf / spec.index.collection if spec.index else None
-    if path is None or not path.exists():
-        return
-    source = _opened_facts(path).model_path
-    if source is None or Path(source).parent != record.folder:
-        raise SpecError(
-            f"index.collection: {path} is filled already, by {source or 'hand'}: take another name or remove it"
-        )
-
-
-def _opened_facts(path: Path) -> Facts:
-    """Of a collection that is closed again: an open one must not be renamed."""
-    with Collection.open(path) as collection:
-        return collection.facts
 
 
 def evaluate(

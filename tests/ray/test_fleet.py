@@ -129,7 +129,8 @@ def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Mac
     took = driver.finish()
     print(f"the end of a run whose lost worker has no room: {took:.1f} s")
     assert set(driver.dead) <= {victim, "extra-00000"}, "a node's death proves no worker's death"
-    assert last not in driver.living() and not driver.living()
+    assert last in driver.at_work()
+    driver.wait_for_the_dead()
     assert left_behind() == [] and not driver.scratch.exists() and ray.is_initialized()
     machines.kill(third)  # it went by itself once it was empty, if the machine was quick
 

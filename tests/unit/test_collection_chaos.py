@@ -143,7 +143,7 @@ def survive(root: Path, rounds: int, seed: int, longest: float) -> None:
     interrupted: Counter[str] = Counter()
     with running_mother(root) as process:
         for number in range(seed, seed + rounds):
-            kill_one(process, root / f"log-{number}", number, random_.uniform(0, longest))
+            kill_one(process, root / f"log-{number}", number, random_.randint(0, 4), random_.uniform(0, longest))
             tried: list[Any] | None = None
             for word, operation in lines(root / f"log-{number}"):
                 tried = operation if word == "try" else None
@@ -176,16 +176,16 @@ def running_mother(root: Path) -> Iterator[subprocess.Popen[str]]:
             process.stdin.close()
 
 
-def kill_one(process: subprocess.Popen[str], log: Path, seed: int, delay: float) -> None:
-    """Start a child, let it work for `delay` seconds from its first operation on, kill it."""
+def kill_one(process: subprocess.Popen[str], log: Path, seed: int, operations: int, delay: float) -> None:
+    """Start a child, let it do so many operations and work for `delay` seconds more, kill it."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{seed}\n")
     process.stdin.flush()
     pid = int(process.stdout.readline())
     try:
-        while not log.exists() or not lines(log):
-            assert alive(pid), "the child failed before its first operation"
+        while not log.exists() or not (words := [word for word, _ in lines(log)]) or words.count("done") < operations:
+            assert alive(pid), f"the child failed by itself within its first {operations} operations"
             time.sleep(0.002)
         time.sleep(delay)
         assert alive(pid), f"the child failed by itself, after {lines(log)[-1]}"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from raydml import run
 from raydml.errors import DataError, ResourceError, RunError, RunExists, SpecError
 from raydml.run import train
 from raydml.runs import find_run, open_collection
+from raydml.search import Collection
 from raydml.spec import JobSpec
 from raydml.training.fleet import placement
 from raydml.training.fleet.placement import Placement, place
@@ -323,7 +323,7 @@ def test_an_unknown_collection_lists_what_there_is(home: Path) -> None:
     with pytest.raises(SpecError, match=r"there is no collection third under .*collections; there are none"):
         open_collection("third")
     for name in ("second", "first"):
-        collection = run.Collection.open(home / "collections" / name, 2)
+        collection = Collection.open(home / "collections" / name, 2)
         collection.upsert(ids=["a"], vectors=np.ones((1, 2), np.float32))
     with pytest.raises(SpecError, match=r"there are \['first', 'second'\]"):
         open_collection("third")
