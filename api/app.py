@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -38,6 +39,7 @@ from api import (
 )
 from api.envelope import Envelope
 from api.guard import Guard
+from api.otlp import Sending
 from api.service import Service
 from api.settings import Settings
 from raydml import __version__
@@ -52,12 +54,15 @@ PARTS = (
 def create_app(settings: Settings) -> FastAPI:
     """The application; its folder, `settings.home`, and its database are made when it starts."""
     service = Service(settings)
+    sending = Sending(lambda: metrics.process_families(service))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.open()
         service.begin()
+        sending.begin()
         yield
+        await asyncio.to_thread(sending.close)
         await service.close()
 
     app = FastAPI(

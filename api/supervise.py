@@ -14,7 +14,9 @@ import time
 
 import structlog
 
+from api.job_metrics import job_families
 from api.logs import configure_logging
+from api.otlp import Sending
 from api.settings import Settings
 from raydml.errors import RaydmlError
 from raydml.jobs.database import Database
@@ -43,6 +45,8 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         LocalJobs(local) if local else ClusterJobs(settings.cluster or "", settings.home, cluster_token())
     )
     supervisor = Supervisor(database, settings.home, launcher, rules, lease=round(1000 * settings.lease_seconds))
+    sending = Sending(lambda: job_families(database) if supervisor.acts else [])
+    sending.begin()
     courier = threading.Thread(target=_deliver, args=(Courier(database, settings.webhook_targets), stop), daemon=True)
     courier.start()
     keeping = Keeping(settings.record_days, settings.upload_days)
@@ -57,6 +61,7 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
     if local is not None and supervisor.acts and local.url():
         _stop_runs(supervisor, settings.shutdown_seconds)
         local.end()
+    sending.close()
     supervisor.close()
     for thread in (courier, keeper):
         thread.join(2 * _LOOK)  # what is not done by then, another one does

@@ -10,6 +10,7 @@ from api.job_documents import Job
 from raydml.jobs.states import State
 
 TrialState = Literal["waiting", "running", "paused", "trained", "stopped", "failed"]
+Verdict = Literal["best", "worse", "not significant", "too few seeds"]
 
 
 class Sweep(Job):
@@ -43,6 +44,11 @@ class Trial(BaseModel):
     on_front: bool = Field(description="whether no other is better in both objectives, where there are two")
     lineage: list[dict[str, Any]] = Field(description="whose checkpoints it went on from (pbt)")
     reason: str | None = Field(description="why it failed")
+    interval: tuple[float, float] | None = Field(description="95 %, of the mean over seeds; null: of one seed")
+    difference: float | None = Field(description="its mean less the best's, over the seeds of both")
+    difference_interval: tuple[float, float] | None = Field(description="95 %, of the difference")
+    p_value: float | None = Field(description="of the paired t-test against the best, by Holm's correction")
+    verdict: Verdict | None = Field(description="null: it did not come as far as the best, and is not compared")
 
 
 class Trials(BaseModel):
@@ -52,5 +58,6 @@ class Trials(BaseModel):
     objective: str
     cost: str | None
     best: int | None = Field(description="the configuration that is ahead")
+    verdict: str | None = Field(description="a sentence: whether that may be chance; null: the study has not begun")
     total: int = Field(description="configurations so far")
     items: list[Trial]

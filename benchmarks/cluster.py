@@ -30,6 +30,7 @@ HEAD, WORKERS, CLIENT = "rd-head", ("rd-one", "rd-two"), "rd-client"
 ADDRESSES = {HEAD: "10.77.0.10", WORKERS[0]: "10.77.0.11", WORKERS[1]: "10.77.0.12", CLIENT: "10.77.0.9"}
 SWITCH = "rd-switch"
 CLONE_NEWNET = 0x40000000
+ENDLESS = 1_000_000  # steps
 HOME = Path.home()
 SSHD = """Port 22
 ListenAddress {address}
@@ -116,6 +117,14 @@ class Hosts:
             except ProcessLookupError:
                 continue
 
+    def kill_worker(self, name: str) -> None:
+        """The process that trains on this host, at once."""
+        trains = (b"ray::ExtraProcess", b"ray::RayTrainWorker")
+        for pid in map(int, run("ip", "netns", "pids", name).split()):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(trains):
+                return os.kill(pid, signal.SIGKILL)
+        raise SystemExit(f"no process trains on {name}")
+
     def cable(self, name: str, state: str) -> None:
         """`down`: packets vanish at the switch, nobody is told."""
         run("ip", "-n", SWITCH, "link", "set", f"v-{name}", state)
@@ -200,7 +209,7 @@ def next_change(story: Story, job: Any, what: str, since: float, known: int, *ca
 
 
 def disturb(hosts: Hosts, story: Story, job: Any) -> None:
-    """Take a host's power and give it back, pull the other's cable and put it back."""
+    """Kill a worker; take a host's power and give it back, pull the other's cable and put it back."""
 
     def step() -> int:
         return int((job.get().progress or {}).get("step", 0))
@@ -209,8 +218,15 @@ def disturb(hosts: Hosts, story: Story, job: Any) -> None:
         return len(changes(job, "death", "lost")), len(changes(job, "join"))
 
     until("two workers", lambda: job.workers().now == 2)
-    start = step()
+    start, mark = step(), time.monotonic()
     until("300 steps", lambda: step() >= start + 300)
+    story.tell("300 steps of two workers", mark)
+    lost, joined = counts()
+    mark = time.monotonic()
+    hosts.kill_worker(WORKERS[1])
+    mark = next_change(story, job, "a worker killed: the other goes on", mark, lost, "death", "lost")
+    next_change(story, job, "a worker in its place", mark, joined, "join")
+    until("two workers", lambda: job.workers().now == 2)
     lost, joined = counts()
     mark = time.monotonic()
     hosts.kill(WORKERS[1])
@@ -225,16 +241,28 @@ def disturb(hosts: Hosts, story: Story, job: Any) -> None:
     next_change(story, job, "cable back: a worker joins", mark, joined, "join")
 
 
+def cut_short(story: Story, job: Any, steps: int) -> Any:
+    """Stop it; a job that goes on from its checkpoint takes so many steps more."""
+    mark = time.monotonic()
+    job.cancel()
+    step = int(job.wait("cancelled", timeout=1200).progress["step"])
+    mark = story.tell("job cancelled, with a checkpoint", mark, step=step)
+    new = job.fork(changes={"train": {"steps": step + steps}})
+    story.tell("job forked from there", mark, job=new.id)
+    return new
+
+
 def job_through_rest(hosts: Hosts, story: Story, steps: int, disturbed: bool) -> None:
     """Submit, watch, disturb, search what was trained."""
     with raydml.Client("http://127.0.0.1:8080") as client:
         mark = time.monotonic()
-        job = client.jobs.create(spec(steps))
+        job = client.jobs.create(spec(ENDLESS if disturbed else steps))
         mark = story.tell("job accepted", mark, job=job.id)
 
         next_change(story, client.jobs[job.id], "first group of workers", mark, 0, "start")
         if disturbed:
             disturb(hosts, story, client.jobs[job.id])
+            job = cut_short(story, client.jobs[job.id], steps)
         mark = time.monotonic()
         ended = client.jobs[job.id].wait("succeeded", timeout=1200)
         mark = story.tell("job succeeded", mark, metrics=(ended.result or {}).get("metrics"))
@@ -248,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", type=Path, required=True, help="a virtual environment with raydml's wheel")
     parser.add_argument("--lab", type=Path, required=True, help="an empty folder with a short path")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=300, help="after everything that happened")
     parser.add_argument("--undisturbed", action="store_true", help="no host loses its power, and none its cable")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))

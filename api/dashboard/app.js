@@ -10,7 +10,7 @@ const PARTS = [
   ["sweeps", "Sweeps"],
   ["search", "Search"],
   ["models", "Models"],
-  ["datasets", "Data sets"],
+  ["datasets", "Data"],
 ];
 
 // An address -> the part of the navigation that it belongs to, and its view.
@@ -20,6 +20,7 @@ const ROUTES = [
   [/^\/submit$/, "jobs", () => import("./views/submit.js")],
   [/^\/compare$/, "compare", () => import("./views/compare.js")],
   [/^\/sweeps$/, "sweeps", () => import("./views/sweeps.js")],
+  [/^\/sweeps\/(?<job>job_[0-9a-z]+)$/, "sweeps", () => import("./views/sweep.js")],
   [/^\/search$/, "search", () => import("./views/search.js")],
   [/^\/models$/, "models", () => import("./views/models.js")],
   [/^\/datasets$/, "datasets", () => import("./views/datasets.js")],

@@ -39,7 +39,7 @@ export function lineChart({ title, series, x = "step", time = false, y, height =
     return {
       width,
       height,
-      padding: [8, 10, 0, 0],
+      padding: [8, 18, 0, 0],
       cursor: { drag: { x: true, y: false }, points: { size: 6 } },
       legend: { live: true },
       scales: { x: { time, ...(log ? { distr: 3 } : {}) }, y: y ? { range: y } : { range: padded } },

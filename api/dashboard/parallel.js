@@ -12,23 +12,36 @@ const NEAR = 18; // pixels from an axis that belong to it
 const LOGARITHMIC = 50; // times that the largest value is the smallest one
 
 /**
- * `{element, lit(row), kept()}`: columns are [{name, values}], one value a row, numbers or words; null breaks a line.
- * `changed()` is called when other rows are kept; `lit` draws one of them on top.
+ * `{element, set(columns), lit(row), kept()}`: columns are [{name, values}], one value a row, numbers or words; null
+ * breaks a line. `changed()` is called when other rows are kept; `lit` draws one of them on top. By keyboard: left and
+ * right choose an axis, up and down move the lower end of its range, with Shift the upper one, Escape lets go.
  */
-export function parallel({ title, columns, changed, signal }) {
-  const axes = columns.map(({ name, values }) => axis(name, values));
-  const rows = columns[0]?.values.length ?? 0;
-  const ranges = axes.map(() => null); // [low, high] places on the axis, from 0 at the bottom to 1
+export function parallel({ title, changed, signal }) {
+  let axes = [];
+  let rows = 0;
+  let ranges = []; // of each axis, [low, high] places from 0 at the bottom to 1, or null
   let chosen = -1;
   let dragged = null;
+  let held = -1; // the axis that keys move
   const view = canvas(title, HEIGHT, draw, signal);
-  view.element.style.minWidth = `${axes.length * NARROW}px`;
 
   const x = (place, width) => (axes.length > 1 ? SIDE + (place / (axes.length - 1)) * (width - 2 * SIDE) : width / 2);
   const y = (share) => HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
   const inside = (row) => axes.every((one, place) => ranges[place] === null || (one.at[row] !== null && one.at[row] >= ranges[place][0] && one.at[row] <= ranges[place][1]));
 
+  /** Other rows; ranges stay where the axes do. */
+  function set(columns) {
+    const same = columns.length === axes.length && columns.every(({ name }, place) => name === axes[place].name);
+    axes = columns.map(({ name, values }) => axis(name, values));
+    rows = columns[0]?.values.length ?? 0;
+    if (!same) ranges = axes.map(() => null);
+    view.element.style.minWidth = `${axes.length * NARROW}px`;
+    view.element.setAttribute("aria-label", `${title}: ${rows} lines over ${axes.map((one) => one.name).join(", ")}`);
+    view.paint();
+  }
+
   function draw(context, width) {
+    if (!rows) return;
     const last = axes.at(-1);
     context.lineJoin = "round";
     for (let row = 0; row < rows; row++) if (!inside(row)) line(context, width, row, colour("--grid"), 1);
@@ -53,8 +66,8 @@ export function parallel({ title, columns, changed, signal }) {
   }
 
   function drawAxis(context, one, left, range, place) {
-    context.strokeStyle = colour("--line-strong");
-    context.lineWidth = 1;
+    context.strokeStyle = colour(place === held ? "--accent" : "--line-strong");
+    context.lineWidth = place === held ? 3 : 1;
     context.beginPath();
     context.moveTo(left, y(0));
     context.lineTo(left, y(1));
@@ -71,11 +84,11 @@ export function parallel({ title, columns, changed, signal }) {
     context.fillText(one.name, left, place % 2 && axes.length > 6 ? 26 : 12);
     context.font = `11px ${colour("--sans")}`;
     context.fillStyle = colour("--muted");
-    context.textAlign = place === axes.length - 1 ? "right" : "left";
+    context.textAlign = "left";
     context.strokeStyle = colour("--surface");
-    context.lineWidth = 3;
+    context.lineWidth = 5;
     for (const [text, share] of one.ticks) {
-      const spot = [text, left + (place === axes.length - 1 ? -8 : 8), y(share) + 4];
+      const spot = [text, left + 8, y(share) + 4];
       context.strokeText(...spot);
       context.fillText(...spot);
     }
@@ -104,14 +117,35 @@ export function parallel({ title, columns, changed, signal }) {
     changed();
   });
 
+  view.element.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: 0.05, ArrowDown: -0.05 }[event.key];
+    const side = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (side) held = Math.min(Math.max(held + side, 0), axes.length - 1);
+    else if (held < 0 || !(step || event.key === "Escape")) return;
+    else ranges[held] = step ? moved(ranges[held] ?? [0, 1], step, event.shiftKey) : null;
+    event.preventDefault();
+    view.paint();
+    changed();
+  });
+  view.element.addEventListener("blur", () => {
+    held = -1;
+    view.paint();
+  });
+
   return {
     element: view.element,
+    set,
     lit(row) {
       chosen = row;
       view.paint();
     },
     kept: () => Array.from({ length: rows }, (_, row) => row).filter(inside),
   };
+}
+
+/** A range with one of its ends elsewhere, never across the other one. */
+function moved([low, high], step, upper) {
+  return upper ? [low, Math.min(1, Math.max(low, high + step))] : [Math.max(0, Math.min(high, low + step)), high];
 }
 
 /** Where each value stands on its axis, from 0 to 1, and its ticks. */

@@ -72,6 +72,12 @@ export async function items(path, query = {}, most = 1000, signal) {
   return found;
 }
 
+/** Jobs that succeeded, and sweeps, whose runs are those of their winners; the newest first. */
+export async function succeeded(most, signal) {
+  const [jobs, sweeps] = await Promise.all(["/v1/jobs", "/v1/sweeps"].map((path) => items(path, { state: "succeeded" }, most, signal)));
+  return [...jobs, ...sweeps].sort((a, b) => b.created_at.localeCompare(a.created_at));
+}
+
 /**
  * Follow a stream of server-sent events to its end, across broken connections: `take(document)` for each, in order.
  * Resolves to what the end says. (EventSource sends no headers, and so no key.) A hidden tab lets go of its streams, as a

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydml.jobs.records import Job, Kind
 from raydml.spec import JobSpec
@@ -15,6 +15,9 @@ from raydml.training.record import RunRecord
 from raydml.tuning.admission import Need, need_of
 from raydml.tuning.record import StudyRecord
 from raydml.tuning.space import grid_size
+
+if TYPE_CHECKING:
+    from raydml.tuning.result import Row, StudyResult
 
 MOST_AT_ONCE = 1024  # trials, as in `tune.concurrency`
 
@@ -91,9 +94,18 @@ def leaderboard(home: Path, sweep: Job, limit: int) -> dict[str, Any]:
         "objective": sweep.spec["tune"]["objective"],
         "cost": sweep.spec["tune"]["cost"],
         "best": best.configuration if best else None,
+        "verdict": found.verdict if found else None,
         "total": len(rows),
-        "items": [asdict(row) | {"by_seed": {str(k): v for k, v in row.by_seed.items()}} for row in rows[:limit]],
+        "items": [_told(found, row) for row in rows[:limit]] if found else [],
     }
+
+
+def _told(study: StudyResult, row: Row) -> dict[str, Any]:
+    """A row as a document, with how it compares with the best."""
+    from raydml.tuning.significance import comparison
+
+    by_seed = {str(seed): score for seed, score in row.by_seed.items()}
+    return asdict(row) | {"by_seed": by_seed} | comparison(study.standings.get(row.configuration))
 
 
 def study_folder(home: Path, job: str) -> Path:

@@ -103,3 +103,28 @@ async def test_trials_are_told_from_the_study_the_best_first(connect: Connect) -
         assert found == sorted(found, reverse=True) and len(found) == board["total"] == 4
         assert [row["score"] for row in (await client.get(f"{path}?limit=1")).json()["items"]] == found[:1]
         assert board["best"] == board["items"][0]["configuration"]
+
+
+async def test_a_leaderboard_says_who_is_worse_than_the_best_and_who_may_be_as_good(connect: Connect) -> None:
+    desk = Desk()
+    space = {"loss.margin": {"choice": [0.3, 0.301, 0.9]}}
+    spec = study_spec({"space": space, "algorithm": {"kind": "grid"}, "trials": 3, "seeds": 3})
+
+    def score(trial: dict[str, Any], step: int) -> float:
+        margin = trial["loss"]["margin"]
+        chance = (trial["seed"] * 7 + round(1000 * margin)) % 5
+        return float(1 - abs(margin - 0.3) + 0.01 * chance)
+
+    async with connect(desk) as client:
+        sweep = desk.desk.store.create(spec.model_dump(mode="json"))
+        path = f"{SWEEPS}/{sweep.id}/trials"
+        assert (await client.get(path)).json()["verdict"] is None
+        drive(new_study(study_folder(desk.desk.settings.home, sweep.id), spec), Synthetic(score))
+        board = (await client.get(path)).json()
+    rows = {row["values"]["loss.margin"]: row for row in board["items"]}
+    far = rows[0.9]
+    assert far["verdict"] == "worse" and far["p_value"] < 0.05
+    low, high = far["difference_interval"]
+    assert low < far["difference"] < high < 0
+    assert {rows[0.3]["verdict"], rows[0.301]["verdict"]} == {"best", "not significant"}
+    assert "1 significantly worse, 1 not distinguishable" in board["verdict"]

@@ -16,8 +16,10 @@ import pytest
 from tests.browser.chromium import program, say
 from tests.browser.visitor import Visitor
 from tests.jobs.house import House
+from tests.unit.test_texts import NGRAMS, sentences
 
 SHOTS = Path(__file__).parents[2] / "build" / "browser"
+EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
 WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -99,6 +101,50 @@ def trained(house: House) -> Trained:
     return Trained(*jobs)
 
 
+@pytest.fixture(scope="session")
+def phrases(house: House) -> str:
+    """A collection of texts and the model that embedded them."""
+    folder = house.home / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = sentences(folder)
+    spec = {
+        "name": "phrases",
+        "data": {"kind": "manifest", "path": str(path), "text": NGRAMS},
+        "batch": {"classes": 2, "samples": 4, "virtual_workers": 2},
+        "model": {"backbone": {"kind": "ngram_bag", "buckets": 64, "width": 16}, "dimension": 8},
+        "loss": {"kind": "multi_similarity"},
+        "parallel": {"workers": {"min": 1, "max": 2, "cpus": 0.5}},
+        "train": {"steps": 5, "evaluate_every": 0},
+        "index": {"collection": "phrases", "split": "all"},
+    }
+    job = house.submit(spec)
+    house.wait(job, lambda: False, "ends")
+    assert house.states(job)[-1] == "succeeded", house.followed[job][-1]
+    return "phrases"
+
+
+def a_study(home: Path, name: str, **tune: Any) -> dict[str, Any]:
+    """A sweep over a loss and a rate of learning, whose trials take a second."""
+    space = {"loss.alpha": {"uniform": [1, 4]}, "train.optimizer.lr": {"loguniform": [1e-5, 0.03]}}
+    train = {"steps": 40, "evaluate_every": 10, "checkpoint_every": 10, "optimizer": {"kind": "adamw", "lr": 0.001}}
+    workers = {"workers": {"min": 1, "max": 2, "cpus": 0.5}}
+    index = {"collection": name, "split": "all"}
+    return a_spec(home, name, train=train, parallel=workers, index=index, tune={"space": space} | tune)
+
+
+@pytest.fixture(scope="session")
+def sweep(house: House) -> str:
+    """The id of a sweep that has ended: every configuration took all steps, with three seeds."""
+    spec = a_study(house.home, "searched", trials=5, seeds=3)
+    answer = house.ask("POST", "/v1/sweeps", json={"spec": spec, "labels": {"team": "search"}})
+    assert answer.status_code == 201, answer.text
+    name = str(answer.json()["id"])
+    house.followed[name] = []
+    house.wait(name, lambda: False, "ends")
+    assert house.states(name)[-1] == "succeeded", house.followed[name][-1]
+    return name
+
+
 @pytest.fixture
 def visitor(chromium: Any, house: House, request: pytest.FixtureRequest) -> Iterator[Visitor]:
     """Somebody with a wide screen; parametrized indirectly by `phone` or `dark`, with another."""
@@ -108,6 +154,7 @@ def visitor(chromium: Any, house: House, request: pytest.FixtureRequest) -> Iter
         color_scheme="dark" if kind == "dark" else "light",
         device_scale_factor=2 if kind == "phone" else 1,
         has_touch=kind == "phone",
+        is_mobile=kind == "phone",
     )
     yield Visitor(context.new_page(), house.url, SHOTS / kind)
     context.close()

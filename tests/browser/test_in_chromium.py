@@ -17,12 +17,11 @@ from raydml.jobs import marked
 from raydml.jobs.database import Database
 from raydml.jobs.keys import create_key
 from tests.api.conftest import server
-from tests.browser.conftest import SHOTS, WIDE, Trained, a_spec, checks, kill
+from tests.browser.conftest import EVERYWHERE, SHOTS, WIDE, Trained, a_spec, checks, kill
 from tests.browser.visitor import Visitor
 from tests.jobs.house import House
 
 pytestmark = [pytest.mark.browser, pytest.mark.ray, pytest.mark.timeout(3600)]
-EVERYWHERE = pytest.mark.parametrize("visitor", ["light", "dark", "phone"], indirect=True)
 _DROP = """([zone, content, type]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
   const data = new DataTransfer();
@@ -143,6 +142,22 @@ def test_a_dropped_image_finds_itself_and_its_class(visitor: Visitor, trained: T
     visitor.wait(page.get_by_role("alert"))
 
 
+def test_a_typed_text_finds_itself_and_its_class(visitor: Visitor, phrases: str) -> None:
+    page = visitor.page
+    visitor.open(f"/search?collection={phrases}", "Search")
+    visitor.tab_to(page.get_by_role("button", name="Text", exact=True))
+    visitor.press("Enter")
+    visitor.tab_to(page.get_by_label("What to look for"))
+    page.keyboard.type("good morning")
+    visitor.press("Enter")
+    hits = page.locator(".hits .tile")
+    visitor.wait(hits)
+    assert hits.first.locator(".score").inner_text() == "1.000", "the text itself was indexed"
+    assert hits.first.locator(".name").inner_text() == "greeting"
+    visitor.shot("search-text")
+    visitor.check_silent()
+
+
 def test_the_keyboard_alone_leads_from_the_list_to_the_worst_queries(visitor: Visitor, trained: Trained) -> None:
     page = visitor.page
     visitor.open("/jobs", "Jobs")
@@ -183,7 +198,7 @@ def test_every_view_fits_the_screen_and_is_silent(visitor: Visitor, trained: Tra
     }
     for name, (address, heading) in views.items():
         visitor.open(address, heading)
-        visitor.wait(visitor.page.locator(".panel"))
+        visitor.wait(visitor.page.locator(".panel h2"))  # that of the facts has no heading
         if name == "job":
             visitor.check_drawn(visitor.panel("Loss").locator(".chart"))
         visitor.check_fits()

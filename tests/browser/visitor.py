@@ -62,9 +62,11 @@ class Visitor:
         self.until(lambda: _drawn(thing.screenshot()) > 0.003, "something is drawn")
 
     def check_fits(self) -> None:
-        """Nothing is wider than the screen."""
+        """Nothing is wider than the screen, and no part of the navigation is out of sight."""
         wider = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wider <= 0, f"{self.page.url} is {wider} pixels wider than the screen"
+        hidden = self.page.locator("#nav").evaluate("element => element.scrollWidth - element.clientWidth")
+        assert hidden <= 0, f"{hidden} pixels of the navigation are out of sight"
 
     def check_silent(self) -> None:
         """The browser had nothing to complain of."""

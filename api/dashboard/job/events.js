@@ -1,7 +1,7 @@
 /** What happened to a job, the newest first, in words. */
 
 import { fill, h, panel } from "../dom.js";
-import { clock, duration, share, short, when } from "../format.js";
+import { clock, duration, number, share, short, when } from "../format.js";
 
 const MOST = 300;
 
@@ -43,11 +43,33 @@ function words({ type, data }) {
       return [`Step ${data.step}: MAP@R ${share(data.metrics.map_at_r)} on validation`];
     case "watch":
       return [`Step ${data.step}: ${data.rule}: ${data.message ?? ""}`, "warn"];
+    case "trial":
+      return trial(data);
     case "verb":
       return [`${data.verb} was asked for by ${data.by}${data.workers ? ` (${data.workers.min}–${data.workers.max} workers)` : ""}`];
     case "attempt":
       return [`Attempt ${data.attempt}${data.workers ? ` with ${data.workers} workers` : ""}`];
     default:
       return [`${type} ${JSON.stringify(data)}`];
+  }
+}
+
+/** What happened in the study of a sweep. */
+function trial({ event, trial: name, configuration, step, score, until, values, reason, ...data }) {
+  switch (event) {
+    case "created":
+      return [`#${configuration}: ${Object.entries(values).map(([field, value]) => `${field} ${typeof value === "number" ? number(value) : JSON.stringify(value)}`).join(", ")}`];
+    case "promoted":
+      return [`#${configuration} goes on to step ${until}`];
+    case "winner":
+      return [`#${configuration} won with ${share(score)} at step ${step}`, "good"];
+    case "failed":
+      return [`Trial ${name} failed: ${reason ?? ""}`, "bad"];
+    case "trained":
+    case "paused":
+    case "stopped":
+      return [`Trial ${name} ${event} at step ${step}`];
+    default:
+      return [`${event} ${JSON.stringify({ trial: name, configuration, step, ...data })}`];
   }
 }

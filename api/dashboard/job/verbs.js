@@ -1,20 +1,23 @@
-/** What can be asked of a job in its state: pause, resume, resize, cancel, kill. */
+/** What can be asked of a job or a sweep in its state: pause, resume, resize, cancel, kill. */
 
 import { h, say } from "../dom.js";
 import { confirm } from "../key.js";
 import { post } from "../rest.js";
 import { LIVE, TERMINAL } from "./state.js";
 
+const PLACES = { job: "/v1/jobs", sweep: "/v1/sweeps" };
+const place = (job) => `${PLACES[job.kind]}/${job.id}`;
+
 export function verbs(board) {
   const { job } = board;
-  if (TERMINAL.has(job.state)) return [h("a", { class: "button small", href: `#/submit?from=${job.id}` }, "New job from this")];
+  if (TERMINAL.has(job.state)) return [h("a", { class: "button small", href: `#/submit?from=${job.id}` }, `New ${job.kind} from this`)];
   const stopping = job.state === "stopping";
   const button = (text, act, attributes = {}) => h("button", { type: "button", class: `small ${attributes.class ?? ""}`, disabled: attributes.disabled, onclick: act }, text);
   return [
     job.state === "paused"
-      ? button("Resume", () => ask(board, `/v1/jobs/${job.id}/resume`, "Resumed: it waits for room."))
-      : button("Pause", () => ask(board, `/v1/jobs/${job.id}/pause`, "It saves a checkpoint and stops."), { disabled: stopping }),
-    button("Resize", () => resize(board), { disabled: stopping }),
+      ? button("Resume", () => ask(board, `${place(job)}/resume`, "Resumed: it waits for room."))
+      : button("Pause", () => ask(board, `${place(job)}/pause`, "It saves a checkpoint and stops."), { disabled: stopping }),
+    job.kind === "job" ? button("Resize", () => resize(board), { disabled: stopping }) : null,
     button("Cancel", () => cancel(board), { disabled: stopping, class: "danger" }),
     stopping && LIVE.has(job.state) ? button("Kill", () => kill(board), { class: "danger" }) : null,
   ];
@@ -31,13 +34,16 @@ async function ask(board, path, said, body) {
 }
 
 async function cancel(board) {
-  const sure = await confirm(`Cancel ${board.job.name}?`, "It saves a checkpoint and stops for good. A new job can be forked from the checkpoint.", "Cancel the job");
-  if (sure) await ask(board, `/v1/jobs/${board.id}/cancel`, "It saves a checkpoint and stops for good.");
+  const { job } = board;
+  const after = job.kind === "job" ? " A new job can be forked from the checkpoint." : "";
+  const sure = await confirm(`Cancel ${job.name}?`, `It saves a checkpoint and stops for good.${after}`, `Cancel the ${job.kind}`);
+  if (sure) await ask(board, `${place(job)}/cancel`, "It saves a checkpoint and stops for good.");
 }
 
 async function kill(board) {
-  const sure = await confirm(`Kill ${board.job.name}?`, "It is ended at once, without a last checkpoint.", "Kill the job");
-  if (sure) await ask(board, `/v1/jobs/${board.id}/kill`, "It is ended at once.");
+  const { job } = board;
+  const sure = await confirm(`Kill ${job.name}?`, "It is ended at once, without a last checkpoint.", `Kill the ${job.kind}`);
+  if (sure) await ask(board, `${place(job)}/kill`, "It is ended at once.");
 }
 
 async function resize(board) {

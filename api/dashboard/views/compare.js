@@ -4,13 +4,13 @@ import { itemsOf } from "../job/pictures.js";
 import { asked, neighbours } from "../job/queries.js";
 import { empty, fill, h, heading, panel, table } from "../dom.js";
 import { number, share, signed, words } from "../format.js";
-import { get, items } from "../rest.js";
+import { get, succeeded } from "../rest.js";
 
 const AT_ONCE = 10;
 const MOST = 1000; // queries that the server is asked to list
 
 export async function show(place, { query, signal }) {
-  const jobs = await items("/v1/jobs", { state: "succeeded" }, 400, signal);
+  const jobs = await succeeded(400, signal);
   const [a, b] = ["a", "b"].map((name) => query.get(name) ?? "");
   const go = () => (location.hash = `#/compare?a=${first.value}&b=${second.value}`);
   const select = (name, value) => h("select", { name, onchange: go }, h("option", { value: "" }, "Choose a job"), jobs.map((job) => h("option", { value: job.id, selected: job.id === value }, `${job.name} · ${share(job.result?.metrics?.map_at_r)} · …${job.id.slice(-6)}`)));
@@ -48,17 +48,17 @@ async function side(id, signal) {
 
 function metrics(found, [a, b]) {
   const columns = [
-    ["Metric", ([name]) => h("strong", {}, words(name))],
+    ["Metric", ([name]) => h("strong", {}, words(name)), { class: "title" }],
     [`A: ${a.job.name}`, ([, gain]) => share(gain.before), { class: "number" }],
     [`B: ${b.job.name}`, ([, gain]) => share(gain.after), { class: "number" }],
     ["Gained", ([, gain]) => h("span", { class: gain.significant ? (gain.gained > 0 ? "good" : "bad") : "" }, signed(gain.gained)), { class: "number" }],
     [`${100 * found.how.confidence} % interval`, ([, gain]) => gain.interval.map(signed).join(" to "), { class: "number", hint: "of what was gained, by resampled queries that both were asked" }],
-    ["", ([, gain]) => (gain.significant ? "" : h("span", { class: "muted" }, "may be chance")), { class: "nowrap" }],
+    ["Verdict", ([, gain]) => (gain.significant ? "" : h("span", { class: "muted" }, "may be chance")), { class: "nowrap" }],
   ];
   return panel(
     "What was gained",
     { note: `the same ${number(found.queries)} queries, ${number(found.gallery)} items, ${found.metric}; intervals draw ${found.chance} anew` },
-    table("What was gained", columns, Object.entries(found.metrics)),
+    table("What was gained", columns, Object.entries(found.metrics), { class: "cards" }),
     found.notes.map((note) => h("p", { class: "note" }, note)),
   );
 }

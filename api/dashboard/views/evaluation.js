@@ -50,13 +50,14 @@ function metricsPanel({ metrics, intervals, baseline }) {
     table(
       "Metrics of the test split",
       [
-        ["Metric", (name) => h("strong", {}, words(name))],
+        ["Metric", (name) => h("strong", {}, words(name)), { class: "title" }],
         ["Model", (name) => share(metrics[name]), { class: "number" }],
         ["95 % interval", (name) => (intervals[name] ? `${share(intervals[name][0])} – ${share(intervals[name][1])}` : "–"), { class: "number", hint: "bootstrap of the queries" }],
         ["Raw input", (name) => share(baseline[name]), { class: "number", hint: "the same metric of pixels, without a model" }],
         ["Gain", gain, { class: "number" }],
       ],
       names,
+      { class: "cards" },
     ),
   );
 }

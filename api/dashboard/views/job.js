@@ -1,4 +1,4 @@
-/** One job: its facts and what can be asked of it, over a tab: live, evaluation, spec or files. */
+/** One job, or the run of a sweep's winner: its facts and what can be asked of it, over a tab: live, evaluation, spec or files. */
 
 import { fill, h } from "../dom.js";
 import { duration, short, when } from "../format.js";
@@ -49,7 +49,8 @@ function facts(job) {
     ["Id", h("span", { class: "mono" }, job.id)],
     ["Created", when(job.created_at)],
     ["Took", job.started_at ? duration((new Date(job.finished_at ?? Date.now()) - new Date(job.started_at)) / 1000) : "–"],
-    ["Workers wanted", `${job.workers.min}–${job.workers.max}`],
+    job.kind === "sweep" && ["Winner of", h("a", { href: `#/sweeps/${job.id}` }, "the sweep")],
+    [job.kind === "sweep" ? "Trials at once" : "Workers wanted", `${job.workers.min}–${job.workers.max}`],
     ["Attempt", String(job.attempt)],
     ["Priority", String(job.priority)],
     ["Spec", h("span", { class: "mono", title: job.spec_sha256 }, short(job.spec_sha256))],

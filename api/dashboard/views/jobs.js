@@ -85,7 +85,7 @@ function jobs(rows, chosen, draw) {
   return table(
     "Jobs",
     [
-      ["", choose, { class: "nowrap" }],
+      ["", choose, { class: "nowrap pick" }],
       ["Name", (job) => [h("a", { href: `#/jobs/${job.id}` }, job.name), h("span", { class: "sub mono" }, job.id)], { class: "title" }],
       ["State", stateOf, { class: "nowrap" }],
       ["Progress", progressOf, { class: "wide" }],

@@ -3,7 +3,7 @@
 import { itemsOf } from "../job/pictures.js";
 import { empty, fill, h, heading, panel } from "../dom.js";
 import { number, words } from "../format.js";
-import { get, items, post } from "../rest.js";
+import { get, post, succeeded } from "../rest.js";
 
 const KINDS = { image: "Image", text: "Text", id: "Point" };
 
@@ -21,7 +21,7 @@ export async function show(place, { query, signal }) {
   const kinds = h("div", { class: "segments", role: "group", "aria-label": "Search by" });
   const asked = h("div", {});
   const found = h("div", { "aria-live": "polite" }, empty("Drop an image, or choose another way to ask."));
-  const text = h("input", { name: "text", placeholder: "What to look for", "aria-label": "Text" });
+  const text = h("input", { name: "text", placeholder: "What to look for", "aria-label": "What to look for" });
   const id = h("input", { name: "id", placeholder: "Id of a point", "aria-label": "Id of a point" });
   const drop = dropZone((file) => { state.image = file; search(); });
 
@@ -92,7 +92,7 @@ async function collections(signal) {
 /** The pictures of the job that trained this model, where one did and the caller may see jobs. */
 async function picturesOf(digest, signal) {
   if (!digest) return null;
-  const jobs = await items("/v1/jobs", { state: "succeeded" }, 400, signal).catch(() => []);
+  const jobs = await succeeded(400, signal).catch(() => []);
   const job = jobs.find((one) => one.result?.model_sha256 === digest);
   return job ? itemsOf(job.id) : null;
 }

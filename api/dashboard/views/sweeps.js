@@ -1,78 +1,47 @@
-/** Jobs that differ in a few fields of their specs: each a line over these fields and the metrics that it reached. */
+/** All sweeps, the newest first, with what is best so far; looked at again every few seconds. */
 
 import { empty, fill, h, heading, panel, table } from "../dom.js";
-import { number, share, short, words } from "../format.js";
-import { stateOf } from "../job/state.js";
-import { parallel } from "../parallel.js";
+import { ago, duration, number, share, when, words } from "../format.js";
+import { LIVE, stateOf } from "../job/state.js";
 import { items } from "../rest.js";
+import { counted } from "../sweep/state.js";
 
-const METRICS = ["recall_at_1", "map_at_r"];
-const LEFT_OUT = new Set(["name", "index.collection"]);
-const MOST_FIELDS = 8;
+const EVERY = 3000; // milliseconds
+const MOST = 400; // sweeps that are shown
 
-export async function show(place, { query, signal }) {
-  const jobs = (await items("/v1/jobs", { state: "succeeded" }, 1000, signal)).filter((job) => job.result?.metrics);
-  const groups = grouped(jobs);
-  if (!groups.size) {
-    fill(place, heading("Sweeps"), panel("Jobs side by side", {}, empty("Nothing to see yet: give the jobs of a sweep a label in common, such as sweep:margins. At least two must have succeeded.")));
-    return;
-  }
-  const wanted = query.get("label") ?? [...groups.keys()][0];
-  const choose = h("select", { onchange: () => (location.hash = `#/sweeps?label=${encodeURIComponent(choose.value)}`) }, [...groups].map(([label, found]) => h("option", { value: label, selected: label === wanted }, `${label} (${found.length})`)));
-  const found = groups.get(wanted) ?? [];
-  fill(place, heading("Sweeps", h("label", { class: "row" }, h("span", { class: "note" }, "Jobs labelled"), choose)), h("div", { class: "stack" }, drawn(found, signal)));
-}
-
-/** Jobs by label, where at least two have it. */
-function grouped(jobs) {
-  const found = new Map();
-  for (const job of jobs) {
-    for (const pair of Object.entries(job.labels)) {
-      const label = pair.join(": ");
-      found.set(label, [...(found.get(label) ?? []), job]);
-    }
-  }
-  return new Map([...found].filter(([, members]) => members.length > 1).sort((a, b) => b[1].length - a[1].length));
-}
-
-function drawn(jobs, signal) {
-  const specs = jobs.map((job) => flat(job.spec));
-  const fields = [...new Set(specs.flatMap((spec) => Object.keys(spec)))].filter((field) => !LEFT_OUT.has(field) && varied(specs, field));
-  const shown = fields.slice(0, MOST_FIELDS);
-  const columns = [
-    ...shown.map((field) => ({ name: field.split(".").slice(-2).join("."), values: specs.map((spec) => spec[field] ?? null) })),
-    ...METRICS.map((name) => ({ name: words(name), values: jobs.map((job) => job.result.metrics[name] ?? null) })),
-  ];
+export async function show(place, { signal }) {
   const list = h("div", {});
-  const chart = parallel({ title: `${jobs.length} jobs over ${shown.join(", ")} and ${METRICS.map(words).join(", ")}`, columns, changed: draw, signal });
+  fill(place, heading("Sweeps", h("a", { class: "button small", href: "#/submit?of=sweep" }, "New sweep")), panel("All sweeps", { note: "a sweep tries values of a spec's fields and trains the best" }, list));
 
-  function draw() {
-    const kept = chart.kept().sort((a, b) => jobs[b].result.metrics.map_at_r - jobs[a].result.metrics.map_at_r);
-    const rest = [
-      ["Job", (row) => [h("a", { href: `#/jobs/${jobs[row].id}`, onfocus: () => chart.lit(row), onblur: () => chart.lit(-1) }, jobs[row].name), h("span", { class: "sub mono" }, short(jobs[row].id, 14))], { class: "title" }],
-      ["State", (row) => stateOf(jobs[row])],
-      ...shown.map((field) => [field, (row) => said(specs[row][field]), { class: "number" }]),
-      ...METRICS.map((name) => [words(name), (row) => share(jobs[row].result.metrics[name]), { class: "number" }]),
-    ];
-    const light = (row) => ({ onmouseenter: () => chart.lit(row), onmouseleave: () => chart.lit(-1) });
-    fill(list, kept.length ? table("Jobs, the best first", rest, kept, { class: "cards", row: light }) : empty("No job lies within all ranges."));
+  async function look() {
+    const found = await items("/v1/sweeps", {}, MOST, signal);
+    place.classList.remove("lost");
+    const focus = document.activeElement?.getAttribute("href");
+    fill(list, found.length ? sweeps(found) : empty("No sweep yet: a spec with a section tune is one.", h("a", { class: "button primary", href: "#/submit?of=sweep" }, "Submit the first one")));
+    if (focus) list.querySelector(`a[href="${focus}"]`)?.focus();
   }
 
-  draw();
-  return [
-    panel("Fields and metrics", { note: `${number(jobs.length)} jobs; drag along an axis to keep a range, click it to let go` }, h("div", { class: "scroll" }, chart.element)),
-    panel("Jobs", { note: "the best first" }, list),
-  ];
+  await look();
+  const timer = setInterval(() => document.hidden || look().catch(() => place.classList.add("lost")), EVERY);
+  signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-/** Whether jobs that have the field have different values of it: one that only some have follows from another. */
-const varied = (specs, field) => new Set(specs.map((spec) => spec[field]).filter((value) => value !== undefined && value !== null)).size > 1;
-
-/** A nested document as one of dotted names. */
-function flat(document, prefix = "") {
-  return Object.fromEntries(
-    Object.entries(document).flatMap(([name, value]) => (value !== null && typeof value === "object" && !Array.isArray(value) ? Object.entries(flat(value, `${prefix}${name}.`)) : [[`${prefix}${name}`, Array.isArray(value) ? JSON.stringify(value) : value]])),
+function sweeps(found) {
+  const tune = (sweep) => sweep.spec.tune;
+  return table(
+    "Sweeps",
+    [
+      ["Name", (sweep) => [h("a", { href: `#/sweeps/${sweep.id}` }, sweep.name), h("span", { class: "sub mono" }, sweep.id)], { class: "title" }],
+      ["State", stateOf, { class: "nowrap" }],
+      ["Configurations", (sweep) => counted(sweep), { class: "number" }],
+      ["Fields", (sweep) => Object.keys(tune(sweep).space).join(", ")],
+      ["Chosen by", (sweep) => `${tune(sweep).algorithm.kind}${tune(sweep).scheduler.kind === "none" ? "" : `, ${tune(sweep).scheduler.kind}`}`, { class: "nowrap" }],
+      ["Seeds", (sweep) => number(tune(sweep).seeds), { class: "number", hint: "trials of each configuration" }],
+      ["Winner", (sweep) => (sweep.result?.winner ? `${words(tune(sweep).objective)} ${share(sweep.result.winner.score)}` : "–"), { class: "number", hint: "on validation classes" }],
+      ["Took", (sweep) => (sweep.started_at ? duration((new Date(sweep.finished_at ?? Date.now()) - new Date(sweep.started_at)) / 1000) : "–"), { class: "number" }],
+      ["Created", (sweep) => h("span", { title: when(sweep.created_at) }, ago(sweep.created_at)), { class: "number" }],
+    ],
+    found,
+    { class: "cards", row: (sweep) => (LIVE.has(sweep.state) ? { class: "chosen" } : {}) },
   );
 }
-
-const said = (value) => (typeof value === "number" ? number(value) : value === undefined || value === null ? "–" : String(value));
