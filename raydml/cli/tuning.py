@@ -75,7 +75,7 @@ def study_table(study: StudyResult, most: int | None = None) -> Table:
     if most is not None and len(study.rows) > most:
         table.caption = f"and {len(study.rows) - most} more"
     elif standings:
-        table.caption = study.verdict
+        table.caption = study.verdict + _together(study)
     return table
 
 
@@ -103,6 +103,18 @@ class _Lines:
                 values = ", ".join(f"{name} {short(value)}" for name, value in row.values.items())
                 line = f"configuration {row.configuration} {row.state}, step {row.step}, {score(row)}: {values}"
                 self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _together(study: StudyResult) -> str:
+    """What the winner's models of all folds reach on test classes; nothing without folds."""
+    found, objective = study.facts.get("reality_check"), study.spec.tune.objective
+    if found is None:
+        return ""
+    separated, concatenated = (found[way][objective] for way in ("separated", "concatenated"))
+    return (
+        f"\nits {found['folds']} models on test classes: {objective} {separated:.4f} separated, {concatenated:.4f} "
+        f"concatenated"
+    )
 
 
 def _compared(standings: Mapping[int, Standing], row: Row) -> list[str]:
