@@ -38,7 +38,7 @@ def claim_of(spec: JobSpec) -> Claim:
         workers = spec.parallel.workers
         return Claim("job", workers.min, workers.max, workers.cpus)
     wanted = spec.tune.concurrency
-    most = wanted or min(spec.tune.trials * spec.tune.seeds, MOST_AT_ONCE)
+    most = wanted or min(spec.tune.trials * spec.tune.models, MOST_AT_ONCE)
     return Claim("sweep", wanted or 1, most, trial_need(spec).cpus)
 
 
@@ -74,8 +74,8 @@ def study_plan(spec: JobSpec) -> dict[str, Any]:
     configurations = grid_size(tune.space) if grid else tune.trials
     return {
         "configurations": configurations,
-        "trials": configurations * tune.seeds,
-        "steps": configurations * tune.seeds * spec.train.steps,
+        "trials": configurations * tune.models,
+        "steps": configurations * tune.models * spec.train.steps,
         "trial": {"takes": str(need), "cpus": need.cpus, "steps": spec.train.steps},
         "at_once": tune.concurrency,
     }
@@ -95,6 +95,7 @@ def leaderboard(home: Path, sweep: Job, limit: int) -> dict[str, Any]:
         "cost": sweep.spec["tune"]["cost"],
         "best": best.configuration if best else None,
         "verdict": found.verdict if found else None,
+        "reality_check": found.facts.get("reality_check") if found else None,
         "total": len(rows),
         "items": [_told(found, row) for row in rows[:limit]] if found else [],
     }

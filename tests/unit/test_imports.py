@@ -48,13 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "indexing", "plugins", "tracking"},
     "tuning": UPPER | {"specfile", "run", "runs"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run", "tuning"},
-    "study": BASE | {"data", "models", "parallel", "training"},
+    "measuring": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "comparison", "study", "progress", "report", "specfile", "plan", "demo", "doctor"}
+    | {"datasets", "run", "runs", "comparison", "measuring", "progress", "report", "specfile", "plan", "demo", "doctor"}
     | {"starter", "jobs", "client", "tuning"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client", "tuning"},
 }
