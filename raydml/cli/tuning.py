@@ -107,9 +107,11 @@ class _Lines:
 
 def _together(study: StudyResult) -> str:
     """What the winner's models of all folds reach on test classes; nothing without folds."""
-    found, objective = study.facts.get("reality_check"), study.spec.tune.objective
+    found = study.facts.get("reality_check")
     if found is None:
         return ""
+    assert study.spec.tune is not None
+    objective = study.spec.tune.objective
     separated, concatenated = (found[way][objective] for way in ("separated", "concatenated"))
     return (
         f"\nits {found['folds']} models on test classes: {objective} {separated:.4f} separated, {concatenated:.4f} "
