@@ -6,10 +6,11 @@ scopes. Once a key was made, and always on other addresses, every request needs 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
@@ -25,6 +26,7 @@ from raydml.jobs.ids import milliseconds
 from raydml.jobs.rate import Buckets
 from raydml.jobs.tokens import hashed
 
+Answer = TypeVar("Answer")
 FRESH = 1.0  # seconds for which what the database said of a token is believed: a revoked key is refused after it
 _KEPT = 10_000  # tokens
 
@@ -40,6 +42,7 @@ class Access:
         self._tasks = tasks
         self._clock = clock
         self._known: dict[str, tuple[Caller, float]] = {}
+        self._looking: dict[str, asyncio.Future[Any]] = {}
         self._open = (False, -math.inf)
         self._buckets = Buckets(settings.requests_per_second / settings.workers, settings.requests_at_once)
 
@@ -54,6 +57,14 @@ class Access:
                 headers={"Retry-After": str(math.ceil(wait))},
             )
         return caller
+
+    async def admits(self, headers: Headers) -> bool:
+        """Whether who sent these is still known: an answer that goes on and on asks again."""
+        try:
+            await self._caller(headers.get("authorization"))
+        except Problem as problem:
+            return problem.status_code != 401
+        return True
 
     async def _caller(self, authorization: str | None) -> Caller:
         if authorization is None:
@@ -70,7 +81,7 @@ class Access:
         found = self._known.get(digest)
         if found is not None and now < found[1]:
             return found[0]
-        caller = await self._tasks.run(lambda: self._look_up(token))
+        caller = await self._look(digest, lambda: self._look_up(token))
         if caller is None:
             self._known.pop(digest, None)
             raise unauthorised("this API key is not known here, was revoked, or has expired", "invalid_token")
@@ -94,9 +105,17 @@ class Access:
             return False
         answer, until = self._open
         if self._clock() >= until:
-            answer = not await self._tasks.run(self._any_key)
+            answer = not await self._look("", self._any_key)
             self._open = answer, self._clock() + FRESH
         return answer
+
+    async def _look(self, what: str, work: Callable[[], Answer]) -> Answer:
+        """What the database says; one look for all who wait for it, as streams by the hundred ask at a time."""
+        if what not in self._looking:
+            self._looking[what] = asyncio.ensure_future(self._tasks.run(work))
+            self._looking[what].add_done_callback(lambda _: self._looking.pop(what))
+        found: Answer = await asyncio.shield(self._looking[what])
+        return found
 
     def _any_key(self) -> bool:
         with self._database.reading() as session:

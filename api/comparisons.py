@@ -12,8 +12,6 @@ from api.access import CallerDep
 from api.comparison_documents import ComparisonAnswer, ComparisonQuestion
 from api.job_desk import DeskDep, JobDep
 from api.openapi import refusals
-from raydml.comparison import compare_runs
-from raydml.runs import Run
 from raydml.spec import CompareSpec
 
 router = APIRouter(prefix="/v1/jobs/{job}/evaluation:compare", tags=["jobs"])
@@ -30,11 +28,14 @@ async def compare_evaluations(
     """
     how = CompareSpec(**asked.model_dump(include=set(CompareSpec.model_fields)))
 
-    def runs(ids: list[str]) -> list[tuple[str, Run]]:
-        jobs = [desk.store.get(id, caller.project) for id in ids]
-        return [(job.id, Run(desk.store.run_folder(job.id), desk.settings.home)) for job in jobs]
-
     def compared() -> dict[str, Any]:
+        from raydml.comparison import compare_runs  # loads torch, which most servers never need
+        from raydml.runs import Run
+
+        def runs(ids: list[str]) -> list[tuple[str, Run]]:
+            jobs = [desk.store.get(id, caller.project) for id in ids]
+            return [(job.id, Run(desk.store.run_folder(job.id), desk.settings.home)) for job in jobs]
+
         return compare_runs(runs([found.id, *asked.beside]), runs(asked.with_), how).to_dict()
 
     return bodies.answer(request, await desk.tasks.run(compared))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from api import bodies, eventstream
+from api.access import Access
 from api.eventstream import EventStream, LastEventId
 from api.job_desk import DeskDep, JobDep, JobDesk
 from api.job_documents import EventPage, LogPage, MetricPage
@@ -39,10 +42,19 @@ class Wanted:
         await self.desk.tasks.run(lambda: self._check(key))
         if eventstream.wanted(self.request):
             self.desk.followers.check_room()
-            return EventStream(self.desk.followers.frames(key, self.after))
+            return EventStream(self._while_admitted(self.desk.followers.frames(key, self.after)))
         items = await self.desk.tasks.run(lambda: self.desk.source.read(key, self.after, self.limit))
         last = items[-1].id if items else self.after
         return bodies.answer(self.request, {**more, "items": [item.document for item in items], "next": last})
+
+    async def _while_admitted(self, frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        """The frames, until the key that asked for them is revoked or expires: the stream breaks off then."""
+        access: Access = self.request.app.state.service.access
+        async with aclosing(frames):
+            async for frame in frames:
+                if not await access.admits(self.request.headers):
+                    return
+                yield frame
 
     async def log(self, attempt: int | None) -> Response:
         """The log of an attempt, the newest without a number. Raises Problem 404 where there was none of it."""

@@ -33,7 +33,6 @@ from api.service import Service, ServiceDep
 from api.times import rfc3339
 from raydml.jobs.export import pieces, size_of
 from raydml.jobs.models import ModelRow
-from raydml.jobs.projects import project_home
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 ModelId = Annotated[str, Path(alias="model", pattern=MODEL_ID, description="a model's id")]
@@ -60,7 +59,7 @@ async def register_model(
             source, run, name = body.job, desk.store.run_folder(body.job), job.name
         else:
             source = name = str(body.run)
-            run = project_home(service.settings.home, caller.project) / "runs" / source
+            run = service.run_of(caller, source)
         _refuse_links(run)
         copied.append(service.models.copy(caller.project, source, run, body.name or name, caller.name))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path as FilePath
 from typing import Annotated, TypeVar
 
 import structlog
@@ -13,6 +16,7 @@ from api.auditing import Auditor
 from api.counting import Requests
 from api.dataset_desk import DatasetDesk
 from api.job_desk import JobDesk
+from api.job_documents import JOB_ID
 from api.problems import Problem
 from api.searches import Searches
 from api.settings import Settings
@@ -63,11 +67,18 @@ class Service:
         """The collections of the caller's project; those of other projects are not there."""
         store = self._stores.get(caller.project)
         if store is None:
-            store = Store(
-                project_home(self.settings.home, caller.project), self.settings.patience, self.settings.max_collections
-            )
+            home, settings = project_home(self.settings.home, caller.project), self.settings
+            runs = partial(self.run_of, caller)
+            store = Store(home, settings.patience, settings.max_collections, runs)
             store = self._stores.setdefault(caller.project, store)
         return store
+
+    def run_of(self, caller: Caller, name: str) -> FilePath:
+        """The folder of a run in the caller's project, or of a job of it. Raises JobNotFound for other owners' jobs,
+        whose runs lie together in the server's folder."""
+        if re.fullmatch(JOB_ID, name):
+            return self.jobs.store.run_folder(self.jobs.store.get(name, caller.project).id)
+        return project_home(self.settings.home, caller.project) / "runs" / name
 
     def opened(self) -> list[tuple[str, Collection]]:
         """Every collection that is open in this process, behind its project."""

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=4096, description="of a Ray of its own")
     supervise: bool = Field(True, description="whether jobs are brought to their end here, not by another server")
     job_retries: int = Field(10, ge=0, le=1000, description="attempts in a row that may come no further")
+    retry_seconds: float = Field(60.0, ge=0, le=86_400, description="at most, between two attempts")
+    lease_seconds: float = Field(15.0, ge=1, le=3600, description="of silence, after which another supervisor acts")
     stop_seconds: float = Field(120.0, ge=1, le=86_400, description="for the last checkpoint of a job that is to stop")
 
     patience: float = Field(5.0, ge=0, le=600, description="seconds that a change waits for another process's")

@@ -24,6 +24,7 @@ from raydml.search.aliases import Generation
 
 router = APIRouter(prefix="/v1/collections/{name}/shadows/{shadow_name}", tags=["shadows"])
 Shadow = Annotated[str, Path(pattern=NAME)]
+SHARED = ("projects", "runs", "studies", "uploads")  # folders of the server, which is the default project's, of others
 ASKING = refusals(400, 404, 409, 415, 422, 429, 507)
 
 
@@ -97,8 +98,8 @@ def _inputs(service: Service, home: FilePath, body: FillRequest) -> Callable[[It
 
     def image(item: Item) -> Any:
         path = (home / value(item)).resolve()
-        others = home / "projects"  # of the default project's folder, which is the server's
-        if not path.is_relative_to(home) or path.is_relative_to(others) or not path.is_file():
+        shared = any(path.is_relative_to(home / name) for name in SHARED)
+        if not path.is_relative_to(home) or shared or not path.is_file():
             raise Problem(422, "no-input", f"point {item.id!r}: no file {value(item)!r} is in the project's folder")
         if path.stat().st_size > settings.max_image_bytes:
             raise Problem(422, "no-input", f"point {item.id!r}: {value(item)!r} is larger than an image may be")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +31,11 @@ class Held:
 class Store:
     """The collections of one home, opened when they are first asked for; for any number of threads."""
 
-    def __init__(self, home: Path, patience: float, most: int) -> None:
-        """`patience`: seconds that a change waits for another process's; `most`: collections that there may be."""
+    def __init__(self, home: Path, patience: float, most: int, runs: Callable[[str], Path]) -> None:
+        """`patience`: seconds that a change waits for another process's; `most`: collections that there may be; `runs`
+        finds the folder of a run by its name."""
         self.home = home
+        self._runs = runs
         self.patience = patience
         self.most = most
         self.folder = home / "collections"
@@ -164,8 +167,8 @@ class Store:
         return status.st_dev, status.st_ino
 
     def _model(self, run: str) -> Path:
-        folder = self.home / "runs" / run / "model"
-        if not folder.resolve().is_relative_to(self.home) or not (folder / "config.json").is_file():
+        folder = self._runs(run) / "model"
+        if not folder.resolve().is_relative_to(folder.parents[1]) or not (folder / "config.json").is_file():
             raise Problem(404, "no-such-model", f"there is no run {run} that has exported a model")
         return folder
 

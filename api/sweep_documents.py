@@ -36,7 +36,7 @@ class Trial(BaseModel):
     values: dict[str, Any] = Field(description="by dotted field")
     state: TrialState
     step: int
-    score: float | None = Field(description="mean over seeds at that step")
+    score: float | None = Field(description="mean over seeds, and folds, at that step")
     deviation: float | None = Field(description="standard deviation over seeds; null: of one seed")
     by_seed: dict[str, float]
     seconds: float = Field(description="of its steps, mean over seeds")
@@ -59,5 +59,9 @@ class Trials(BaseModel):
     cost: str | None
     best: int | None = Field(description="the configuration that is ahead")
     verdict: str | None = Field(description="a sentence: whether that may be chance; null: the study has not begun")
+    reality_check: dict[str, Any] | None = Field(
+        description="of protocol reality_check, once there is a winner: what its models reach on test classes, "
+        "separated and concatenated"
+    )
     total: int = Field(description="configurations so far")
     items: list[Trial]

@@ -7,7 +7,7 @@
 `submit`: the same spec goes to `raydml serve`, and to the same Ray as a script that calls `raydml.train`, by turns;
 time from before the request to the time that the first line of the run's metrics bears. Ray and data are warm.
 `list`: pages of 100 of so many jobs over HTTP, plain and filtered. `followers`: so many event streams of one job on one
-process; time from the write of an event to its arrival at each.
+process; time from the write of an event to its arrival at each. Of both, CPU milliseconds of the process that answers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from raydml.jobs.store import JobStore
 from raydml.jobs.tables import JobRow
 from tests.jobs.house import House, tiny_spec
 
+REPETITIONS = 50
+EVENTS = 10
 SCRIPT = "import json, os, sys, raydml; raydml.train(json.load(open(sys.argv[1])), address=os.environ['RAY_ADDRESS'])"
 
 
@@ -104,10 +106,16 @@ def filled(home: Path, count: int) -> JobStore:
     return store
 
 
-def timed(work: Callable[[], Any], repetitions: int = 50) -> float:
+def spent(house: House) -> float:
+    """Seconds of CPU that the process that answers took so far."""
+    fields = Path(f"/proc/{house.pids('api')[0]}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(work: Callable[[], Any]) -> float:
     """Median of milliseconds."""
     taken = []
-    for _ in range(repetitions):
+    for _ in range(REPETITIONS):
         began = time.perf_counter()
         work()
         taken.append(1000 * (time.perf_counter() - began))
@@ -127,11 +135,13 @@ def listing(home: Path, count: int) -> None:
             "a tenth by label": {"label": "tenth:3"},
         }.items():
 
-            def ask(query: dict[str, str] = query) -> None:
-                answer = client.get("/v1/jobs", params={"limit": "100", **query})
-                assert len(answer.json()["items"]) == 100, answer.text
+            def ask(query: dict[str, str] = query) -> httpx2.Response:
+                return client.get("/v1/jobs", params={"limit": "100", **query})
 
-            print(f"  over HTTP, {name}: {timed(ask):.1f} ms")
+            assert len(ask().json()["items"]) == 100
+            before = spent(house)
+            took = timed(ask)
+            print(f"  over HTTP, {name}: {took:.1f} ms, {1000 * (spent(house) - before) / REPETITIONS:.1f} CPU-ms")
 
 
 def followers(home: Path, count: int) -> None:
@@ -139,10 +149,10 @@ def followers(home: Path, count: int) -> None:
     store = filled(home, 2)
     job = store.list().items[0].id
     with House(home) as house:
-        asyncio.run(follow_all(store, job, house.url, count))
+        asyncio.run(follow_all(store, job, house, count))
 
 
-async def follow_all(store: JobStore, job: str, url: str, count: int) -> None:
+async def follow_all(store: JobStore, job: str, house: House, count: int) -> None:
     """Open all streams, write events, and time their arrivals."""
     arrivals: dict[int, list[float]] = {}
     opened = asyncio.Semaphore(0)
@@ -156,24 +166,26 @@ async def follow_all(store: JobStore, job: str, url: str, count: int) -> None:
                     arrivals.setdefault(int(line.removeprefix("id:")), []).append(time.perf_counter())
 
     limits = httpx2.Limits(max_connections=count + 10)
-    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+    async with httpx2.AsyncClient(base_url=house.url, timeout=600, limits=limits) as client:
         began = time.perf_counter()
         tasks = [asyncio.create_task(follow(client)) for _ in range(count)]
         for _ in tasks:
             await opened.acquire()
         print(f"{count} streams opened in {time.perf_counter() - began:.1f} s")
-        late = []
-        for _ in range(10):
+        late, before = [], spent(house)
+        for _ in range(EVENTS):
             await asyncio.sleep(1)
             written = time.perf_counter()
             number = await asyncio.to_thread(write_event, store, job)
             while len(arrivals.get(number, [])) < count:
                 await asyncio.sleep(0.05)
             late += [1000 * (each - written) for each in arrivals[number]]
+        cost = 1000 * (spent(house) - before) / EVENTS
         for task in tasks:
             task.cancel()
         late.sort()
         print(f"event to arrival: median {median(late):.0f} ms, 99 % {late[int(0.99 * len(late))]:.0f} ms")
+        print(f"{cost:.0f} CPU-ms of the process that answers an event")
 
 
 def write_event(store: JobStore, job: str) -> int:

@@ -2,7 +2,8 @@
 
 python benchmarks/service_search.py [rows] [dimension] [seconds]
 
-Everything runs on one thread of Faiss; the server is a real `raydml serve`, and its CPU time that of its processes.
+Everything runs on one thread of Faiss; the server is a real `raydml serve` that runs no jobs (the Ray of jobs would
+start meanwhile), and its CPU time that of its processes.
 `uncoalesced` is the same server with max_batch_queries=1: each request is a call of Faiss of its own.
 """
 
@@ -68,7 +69,8 @@ def costs(work: Callable[[], object], at_least: float, clock: Callable[[], float
 @contextmanager
 def server(home: Path, *options: str) -> Iterator[tuple[str, int]]:
     """A real server: its address, and its process's id."""
-    command = [sys.executable, "-c", "from raydml.cli import main; main()", "serve", "--port", "0", *options]
+    command = [sys.executable, "-c", "from raydml.cli import main; main()", "serve", "--port", "0"]
+    command += ["--set", "supervise=false", *options]
     environment = {**os.environ, "RAYDML_HOME": str(home), "RAYDML_LOG_LEVEL": "info"}
     log = home / "server.log"
     with log.open("w") as file, subprocess.Popen(command, env=environment, stderr=file) as process:

@@ -1,7 +1,8 @@
 """A study's overhead per trial against Ray Tune alone, and its time to a target against search that stops nobody.
 
     python benchmarks/tuning.py overhead [--trials 40] [--cpus 2]
-    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--steps 90] [--seeds 3]
+    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--steps 90]
+        [--seed 7] [--seeds 3]
 
 overhead: in one Ray, that many trials by Ray Tune alone whose function only reports, by raydml with a trial that only
 writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
@@ -150,7 +151,8 @@ def main() -> None:
     parser.add_argument("--spec", default="examples/tune-margins.yaml", help="target: a spec with a section tune")
     parser.add_argument("--steps", type=int, help="target: other steps than the spec's")
     parser.add_argument("--fraction", type=float, default=0.98, help="target: of the best score of search to the end")
-    parser.add_argument("--seeds", type=int, default=1, help="target: studies of each kind")
+    parser.add_argument("--seed", type=int, help="target: of the first study, where it is not the spec's")
+    parser.add_argument("--seeds", type=int, default=1, help="target: studies of each kind, of seeds that follow")
     given = parser.parse_args()
     os.environ |= ENVIRONMENT
     print(f"Ray {version('ray')}, {given.cpus} CPUs, {time.strftime('%Y-%m-%d')}")
@@ -162,6 +164,7 @@ def main() -> None:
             else:
                 overrides = [f"tune.trials={given.trials}"]
                 overrides += [f"train.steps={given.steps}"] if given.steps else []
+                overrides += [f"seed={given.seed}"] if given.seed is not None else []
                 target(load_spec(given.spec, overrides), given.fraction, Path(scratch), given.seeds)
         finally:
             ray.shutdown()

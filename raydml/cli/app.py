@@ -20,6 +20,7 @@ from raydml.cli import (
     runs,
     service,
     specs,
+    sweeps,
     tuning,
     webhooks,
 )
@@ -53,6 +54,7 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(collections.app, name="collections")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")

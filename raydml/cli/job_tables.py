@@ -33,6 +33,7 @@ def job_table(job: JobFacts) -> RenderableType:
         "state": job.state if job.reason is None else f"{job.state}: {job.reason.message} ({job.reason.code})",
         "step": _step(job),
         "workers": _workers(job),
+        "trials": counted((job.progress or {}).get("trials", {})) or None,
         "attempt": job.attempt,
         "priority": job.priority,
         "created": clock(job.created_at),
@@ -45,6 +46,11 @@ def job_table(job: JobFacts) -> RenderableType:
     table = facts_table({name: value for name, value in facts.items() if value is not None})
     measured = job.result if job.result and job.result.get("metrics") else None
     return table if measured is None else Group(metrics_table(measured), table)
+
+
+def counted(happened: Mapping[str, int]) -> str:
+    """How often each thing happened to the trials of a sweep."""
+    return ", ".join(f"{number} {event}" for event, number in happened.items())
 
 
 def events_lines(events: Sequence[Event]) -> Text:
@@ -120,6 +126,20 @@ def _evaluation(data: Mapping[str, Any]) -> str:
     return f"evaluation at step {data['step']}: {measured}"
 
 
+def _trial(data: Mapping[str, Any]) -> str:
+    """What happened to a trial or a configuration of a sweep."""
+    whose = [f"{name} {data[name]}" for name in ("trial", "configuration") if name in data]
+    beside = ("event", "time", "trial", "configuration", "attempt")
+    known = [f"{name} {_short(value)}" for name, value in data.items() if name not in beside]
+    return "  ".join([" ".join([*whose, data["event"]]), *known])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {_short(inner)}" for name, inner in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _all(event: Event) -> str:
     return " ".join([event.type, *(f"{name}={value}" for name, value in event.data.items())])
 
@@ -130,6 +150,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "evaluation": _evaluation,
     "checkpoint": lambda data: f"checkpoint of step {data['step']}",
     "verb": lambda data: f"{data['verb']} was asked for by {data['by']}",
+    "trial": _trial,
     "attempt": lambda data: f"attempt {data['attempt']} with {data['workers']} workers",
     "watch": lambda data: f"step {data['step']}: {data.get('message', data.get('rule'))}",
 }

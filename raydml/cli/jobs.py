@@ -13,6 +13,7 @@ from raydml.cli.comparing import MetricOption, Over, comparison_shown
 from raydml.cli.output import FAILED, Json, stderr
 from raydml.cli.remote import JobId, Labels, Limit, Local, Url, asking, changes, pairs, workers
 from raydml.cli.specs import Overrides, SpecPath
+from raydml.cli.telling import events_shown, logs_shown
 
 app = typer.Typer(help="Jobs of a server (raydml serve): create, watch, change and stop them.", no_args_is_help=True)
 
@@ -20,7 +21,7 @@ Name = Annotated[str | None, typer.Option("--name", help="that of the spec if no
 Priority = Annotated[int | None, typer.Option("--priority", min=-100, max=100, help="more goes first")]
 Deadline = Annotated[int | None, typer.Option("--deadline", metavar="SECONDS", min=1, help="after which it fails")]
 Watch = Annotated[bool, typer.Option("--watch", help="show its progress until it has ended")]
-States = Annotated[list[str] | None, typer.Option("--state", help="only jobs in this state; may be repeated")]
+States = Annotated[list[str] | None, typer.Option("--state", help="only those in this state; may be repeated")]
 Follow = Annotated[bool, typer.Option("--follow", help="go on with a line for each new one until the job has ended")]
 Attempt = Annotated[int | None, typer.Option("--attempt", min=1, help="the newest if none is given")]
 WorkersWanted = Annotated[str, typer.Argument(metavar="N|MIN:MAX", help="most, or fewest and most", show_default=False)]
@@ -98,15 +99,7 @@ def watch(job: JobId, url: Url = None, local: Local = None, as_json: Json = Fals
 def events(job: JobId, follow: Follow = False, url: Url = None, local: Local = None, as_json: Json = False) -> None:
     """Show what happened to a job."""
     with asking(url, local, as_json) as (client, answer):
-        from raydml.cli.job_tables import event_line, events_lines
-
-        told = client.jobs[job].events(follow=follow)
-        if follow:
-            for event in told:
-                answer(event.model_dump(mode="json"), event_line(event))
-        else:
-            found = list(told)
-            answer({"job": job, "events": [event.model_dump(mode="json") for event in found]}, events_lines(found))
+        events_shown("job", client.jobs[job], follow, answer)
 
 
 @app.command()
@@ -120,14 +113,7 @@ def logs(
 ) -> None:
     """Show what a job's process wrote."""
     with asking(url, local, as_json) as (client, answer):
-        told = client.jobs[job].logs(follow=follow, attempt=attempt)
-        if follow:
-            for line in told:
-                answer(line.model_dump(mode="json"), Text(line.text))
-        else:
-            found = list(told)
-            shown = Text("\n".join(line.text for line in found))
-            answer({"job": job, "lines": [line.model_dump(mode="json") for line in found]}, shown)
+        logs_shown("job", client.jobs[job], follow, attempt, answer)
 
 
 @app.command()

@@ -75,15 +75,15 @@ def plan(
 
         dataset = open_dataset(loaded.data, home())
         if measure:
-            from raydml.spec import StudySpec
-            from raydml.study import measure as measured
+            from raydml.measuring import measure as measured
+            from raydml.spec import MeasureSpec
 
             told = stderr()
             measured(
                 loaded,
                 dataset,
                 home(),
-                StudySpec(steps=steps, rounding=rounding),
+                MeasureSpec(steps=steps, rounding=rounding),
                 listen=lambda number, of, trial: told.print(
                     f"trial {number} of {of}: {trial.name}, {trial.workers} workers", highlight=False
                 ),

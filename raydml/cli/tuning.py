@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -13,6 +13,7 @@ from rich.table import Table
 from raydml.cli.output import Json, answering, stderr
 from raydml.cli.runs import Address, Again
 from raydml.cli.specs import Overrides, SpecPath
+from raydml.cli.sweep_tables import score, short
 
 if TYPE_CHECKING:
     from raydml.evaluation.leaderboard import Standing
@@ -66,15 +67,15 @@ def study_table(study: StudyResult, most: int | None = None) -> Table:
     for heading in ("state", "step", tuned.objective, *compared, *costs):
         table.add_column(heading, justify="right")
     for row in study.rows[:most]:
-        values = ", ".join(f"{name} {_short(value)}" for name, value in row.values.items())
-        cost = [_short(getattr(row, tuned.cost)), "*" if row.on_front else ""] if tuned.cost else []
+        values = ", ".join(f"{name} {short(value)}" for name, value in row.values.items())
+        cost = [short(getattr(row, tuned.cost)), "*" if row.on_front else ""] if tuned.cost else []
         table.add_row(
-            str(row.configuration), values, row.state, str(row.step), _score(row), *_compared(standings, row), *cost
+            str(row.configuration), values, row.state, str(row.step), score(row), *_compared(standings, row), *cost
         )
     if most is not None and len(study.rows) > most:
         table.caption = f"and {len(study.rows) - most} more"
     elif standings:
-        table.caption = study.verdict
+        table.caption = study.verdict + _together(study)
     return table
 
 
@@ -99,15 +100,23 @@ class _Lines:
         for row in sorted(study.rows, key=lambda row: row.configuration):
             if self._told.get(row.configuration) != (row.state, row.step):
                 self._told[row.configuration] = (row.state, row.step)
-                values = ", ".join(f"{name} {_short(value)}" for name, value in row.values.items())
-                line = f"configuration {row.configuration} {row.state}, step {row.step}, {_score(row)}: {values}"
+                values = ", ".join(f"{name} {short(value)}" for name, value in row.values.items())
+                line = f"configuration {row.configuration} {row.state}, step {row.step}, {score(row)}: {values}"
                 self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def _score(row: Row) -> str:
-    if row.score is None:
-        return row.reason or "-"
-    return f"{row.score:.4f}" + (f" ± {row.deviation:.4f}" if row.deviation is not None else "")
+def _together(study: StudyResult) -> str:
+    """What the winner's models of all folds reach on test classes; nothing without folds."""
+    found = study.facts.get("reality_check")
+    if found is None:
+        return ""
+    assert study.spec.tune is not None
+    objective = study.spec.tune.objective
+    separated, concatenated = (found[way][objective] for way in ("separated", "concatenated"))
+    return (
+        f"\nits {found['folds']} models on test classes: {objective} {separated:.4f} separated, {concatenated:.4f} "
+        f"concatenated"
+    )
 
 
 def _compared(standings: Mapping[int, Standing], row: Row) -> list[str]:
@@ -119,7 +128,3 @@ def _compared(standings: Mapping[int, Standing], row: Row) -> list[str]:
         return ["-", "not compared"]
     interval = f"{found.interval[0]:.4f} to {found.interval[1]:.4f}" if found.interval else "-"
     return [interval, WORDS[found.verdict] + (f", p = {found.p_value:.2g}" if found.p_value is not None else "")]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

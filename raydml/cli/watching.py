@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from raydml.cli.job_tables import words
 from raydml.cli.progress import progress
@@ -56,11 +57,23 @@ def watch(
                     return job
                 sleep(SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"job {reference.id} goes on; raydml jobs watch {reference.id} looks again, "
-            f"raydml jobs cancel {reference.id} stops it",
-            job=reference.id,
-        ) from None
+        raise _left("job", reference.id) from None
+
+
+def followed(kind: str, reference: Any, console: Console) -> None:
+    """A line for each thing that happens to a sweep, until it has ended. Raises Interrupted like `watch`."""
+    try:
+        for event in reference.events():
+            console.print(Text(words(event)), soft_wrap=True)
+    except KeyboardInterrupt:
+        raise _left(kind, reference.id) from None
+
+
+def _left(kind: str, id: str) -> Interrupted:
+    """What a person who stops watching is told."""
+    return Interrupted(
+        f"{kind} {id} goes on; raydml {kind}s watch {id} looks again, raydml {kind}s cancel {id} stops it", **{kind: id}
+    )
 
 
 def _news(job: Job[Sender], metrics: dict[str, float], warnings: tuple[str, ...], events: tuple[str, ...]) -> News:

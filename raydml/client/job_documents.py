@@ -196,6 +196,7 @@ class Trials(Document):
     objective: str
     cost: str | None
     best: int | None
+    reality_check: dict[str, Any] | None = None
     total: int
     items: list[Trial]
 

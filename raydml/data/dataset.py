@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,11 @@ class Dataset:
         for item in items:
             total.update(json.dumps([table.ids[item], names[table.labels[item]], self._digests[item]]).encode())
         return total.hexdigest()
+
+    def divided(self, splits: NDArray[np.str_]) -> Dataset:
+        """The same items in other splits, (N,)."""
+        items = replace(self.items, splits=splits)
+        return Dataset(items, self._contents, self.preprocessing, self._digests, self.report.skipped)
 
     def repeating(self, number: int) -> Dataset:
         """The same items and labels with the contents of the first training items only, held in memory."""

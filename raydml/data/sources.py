@@ -7,6 +7,7 @@ from pathlib import Path
 from raydml.data.arrays import arrays_table
 from raydml.data.custom import custom_table
 from raydml.data.dataset import Dataset
+from raydml.data.folds import folded
 from raydml.data.glyphs import glyphs_table
 from raydml.data.image_folder import image_folder_table
 from raydml.data.manifest import manifest_table
@@ -29,7 +30,8 @@ def open_dataset(spec: DataSpec, home: Path, *, custom: object | None = None) ->
         raise SpecError("data.augment changes pictures and vectors, and these items are texts: leave it out")
     if table.preprocessing.kind == "vector" and on_pictures:
         raise SpecError("inputs that are vectors or float tensors can be augmented by noise alone")
-    return checked_dataset(table, skip=spec.on_bad_item == "skip")
+    dataset = checked_dataset(table, skip=spec.on_bad_item == "skip")
+    return dataset if spec.fold is None else folded(dataset, spec.fold)
 
 
 def read_table(spec: DataSpec, home: Path, custom: object | None) -> Table:

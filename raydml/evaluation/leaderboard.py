@@ -82,12 +82,12 @@ def paired(first: Scores, second: Scores) -> Array:
     return np.array([second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())], dtype=np.float64)
 
 
-def p_value(gaps: Array) -> float:
-    """Two-sided, of a t-test that the mean of two differences or more, (n,), is 0; 0 or 1 where they are all equal."""
-    deviation = float(gaps.std(ddof=1))
-    if deviation == 0:
-        return float(gaps[0] == 0)
-    return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / (deviation / np.sqrt(len(gaps)))))
+def p_values(gaps: Array) -> Array:
+    """(m, n) differences, n > 1 -> (m,): two-sided, of t-tests that a row's mean is 0; 0 or 1 where all are equal."""
+    number, deviations = gaps.shape[1], gaps.std(axis=1, ddof=1)
+    errors = np.where(deviations == 0, 1.0, deviations / np.sqrt(number))
+    chances = 2 * stdtr(number - 1, -abs(gaps.mean(axis=1)) / errors)
+    return np.asarray(np.where(deviations == 0, gaps[:, 0] == 0, chances), dtype=np.float64)
 
 
 def holm(chances: Sequence[float]) -> list[float]:
@@ -100,11 +100,14 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 def _adjusted(scores: Mapping[str, Scores]) -> dict[frozenset[str], float]:
-    """Of all pairs of configurations that can be compared."""
+    """Of all pairs of configurations that can be compared; those of as many seeds are tested at once."""
     several = [name for name, own in scores.items() if len(own) > 1]
     gaps = {frozenset(pair): paired(scores[pair[0]], scores[pair[1]]) for pair in combinations(several, 2)}
-    known = [pair for pair, found in gaps.items() if len(found) > 1]
-    return dict(zip(known, holm([p_value(gaps[pair]) for pair in known]), strict=True))
+    chances: dict[frozenset[str], float] = {}
+    for number in {len(found) for found in gaps.values()} - {0, 1}:
+        alike = [pair for pair, found in gaps.items() if len(found) == number]
+        chances |= zip(alike, p_values(np.stack([gaps[pair] for pair in alike])).tolist(), strict=True)
+    return dict(zip(chances, holm(list(chances.values())), strict=True))
 
 
 def _interval(values: Array, confidence: float) -> Interval:

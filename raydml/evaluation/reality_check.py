@@ -1,49 +1,19 @@
-"""The protocol of "A Metric Learning Reality Check": training classes -> folds, and a model of each fold -> one number.
+"""The protocol of "A Metric Learning Reality Check": a model of each fold of the training classes in, one number out.
 
 Musgrave, Belongie and Lim, ECCV 2020, section 4: test classes are never looked at. The training classes are cut into
 four parts; a model is trained on three and chosen by the fourth, four times. The four models are then measured on
 the test classes in two ways: their embeddings concatenated, and each one's by itself, of which the mean is taken.
+The folds are `raydml.data.folds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from raydml.errors import DataError
 from raydml.evaluation.scores import Array
-
-FOLDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """Classes, int64 and ascending, that a model trains on, and those that choose among models."""
-
-    train: Array
-    validation: Array
-
-
-def class_folds(classes: Sequence[int] | Array, folds: int = FOLDS) -> tuple[Fold, ...]:
-    """Each part of the sorted classes is the validation part of one fold; parts differ by one class at most.
-
-    Parts are contiguous, as in the paper: neighbouring classes are often alike, and stay together. Equal classes
-    count once. DataError where a part would have fewer than two classes, or there are fewer than two folds.
-    """
-    known = np.unique(np.asarray(classes, dtype=np.int64))
-    if folds < 2:
-        raise DataError(f"{folds} folds: a model needs classes to train on and others to be chosen by, take 2 or more")
-    if len(known) < 2 * folds:
-        raise DataError(
-            f"{len(known)} training classes do not make {folds} folds of 2 or more: take fewer folds, or more classes"
-        )
-    ends = [len(known) * fold // folds for fold in range(folds + 1)]
-    return tuple(
-        Fold(np.concatenate([known[:start], known[stop:]]), known[start:stop]) for start, stop in pairwise(ends)
-    )
 
 
 def concatenated(parts: Sequence[Array]) -> Array:

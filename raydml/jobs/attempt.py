@@ -17,7 +17,6 @@ from typing import Any
 
 from raydml import run
 from raydml.errors import Interrupted, RaydmlError
-from raydml.jobs.searching import searched, winner_of
 from raydml.jobs.telling import Telling, log_of
 from raydml.jobs.workplace import Workplace
 from raydml.parallel import fit, unit, world_sizes
@@ -41,6 +40,8 @@ def attempt(place: Workplace, address: str | None) -> int:
         spec = parse_spec(order["spec"])
         collections = Path(order["collections"])
         if spec.tune is not None:
+            from raydml.jobs.searching import searched, winner_of  # and with it the database's libraries: a second
+
             study = searched(place, spec, order["workers"], address, collections, log)
             place.write_ended("succeeded", "", "", _result(Run(place.run, place.home)) | winner_of(study))
         else:

@@ -82,7 +82,7 @@ class LocalRay:
     def _end(self) -> None:
         self._known.unlink(missing_ok=True)
         for _ in range(CLEARINGS):
-            marked.end(self.mark)
+            marked.end(self.mark, self._scratch)
             if self._scratch.is_symlink() or not self._scratch.exists() or self._scratch.stat().st_uid != os.getuid():
                 return
             shutil.rmtree(self._scratch, ignore_errors=True)  # whose files the dying may still add to
@@ -107,7 +107,7 @@ class LocalRay:
         processes = list(marked.bearing(self.mark))
         vital = [each for part in VITAL for each in processes if any(part in word for word in each.arguments)]
         if found is None or len(vital) < len(VITAL):
-            marked.end(self.mark)
+            marked.end(self.mark, self._scratch)
             raise ResourceError(f"Ray does not start here: {(started.stderr or started.stdout)[-2000:].strip()}")
         write_json(self._known, {"url": found[1], "vital": [[each.pid, each.began] for each in vital]})
         return found[1]

@@ -1,4 +1,8 @@
-"""Processes that bear a mark in their environment: found and ended, whoever started them and whatever they became."""
+"""Processes that bear a mark in their environment: found and ended, whoever started them and whatever they became.
+
+Ray's agents write their title over part of the environment that others see: those are known by the files that they
+hold open.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 VARIABLE = "RAYDML_RAY"  # children inherit it
+_TITLE = "ray::"
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,26 @@ class Process:
     arguments: tuple[str, ...]
 
 
-def bearing(mark: str) -> Iterator[Process]:
-    """Every living process whose environment has the mark."""
+def bearing(mark: str, within: Path | None = None) -> Iterator[Process]:
+    """Every living process whose environment has the mark, or that has a title of Ray's and a file `within` open."""
     wanted = f"{VARIABLE}={mark}".encode()
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            marked = wanted in (folder / "environ").read_bytes().split(b"\0")
+            if marked or (within is not None and words[0].startswith(_TITLE) and _holds(folder, within)):
                 began = began_at(int(folder.name))
                 if began is not None:
                     yield Process(int(folder.name), began, tuple(words))
+
+
+def _holds(process: Path, within: Path) -> bool:
+    """Whether it has a file below this folder open, which may be removed by now."""
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(link).startswith(f"{within}/"):
+                return True
+    return False
 
 
 def began_at(pid: int) -> int | None:
@@ -44,10 +59,10 @@ def began_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def end(mark: str, having: str | None = None) -> None:
+def end(mark: str, within: Path | None = None, having: str | None = None) -> None:
     """Kill all of them, of those with the argument `having` where it is given, until none is left."""
     while True:
-        found = [each for each in bearing(mark) if having is None or having in each.arguments]
+        found = [each for each in bearing(mark, within) if having is None or having in each.arguments]
         if not found:
             return
         for process in found:

@@ -28,9 +28,7 @@ def open_jobs(session: Session) -> list[JobRow]:
     return list({row.id: row for row in rows}.values())
 
 
-def observe(
-    session: Session, home: Path, sight: Sight, driver_cpus: float, now: int
-) -> tuple[Snapshot, dict[str, int]]:
+def observe(session: Session, home: Path, sight: Sight, now: int) -> tuple[Snapshot, dict[str, int]]:
     """The snapshot, and the version of each job in it: what was decided of another version is void."""
     rows = open_jobs(session)
     ids = [row.id for row in rows]
@@ -44,7 +42,7 @@ def observe(
             state=row.state,  # type: ignore[arg-type]
             desired=row.desired,  # type: ignore[arg-type]
             reason=row.reason_code,
-            need=Need(row.id, row.priority, *_limits(row, row.id in open), row.worker_cpus, driver_cpus),
+            need=Need(row.id, row.priority, *_limits(row, row.id in open), row.worker_cpus),
             granted=row.granted,
             open=_try(row, open[row.id], home, sight, durable.get(row.id, 0)) if row.id in open else None,
             fruitless=row.fruitless,

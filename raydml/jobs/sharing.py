@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Need:
-    """A job's workers: the fewest and the most, the CPUs of each, and those of its driver."""
+    """A job's workers: the fewest and the most, and the CPUs of each; its driver takes none."""
 
     job: str
     priority: int
     min: int
     max: int
     cpus: float
-    driver: float
 
     @property
     def least(self) -> float:
         """CPUs without which it cannot train."""
-        return self.min * self.cpus + self.driver
+        return self.min * self.cpus
 
 
 def share(cpus: float, fixed: Sequence[float], holding: Sequence[Need], waiting: Sequence[Need]) -> dict[str, int]:

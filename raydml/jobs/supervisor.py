@@ -52,7 +52,10 @@ PASSES = 3  # of one turn: a close, the next start and its submission need one e
 
 
 class Supervisor:
-    """One of possibly several; only who holds the lease acts. `clock` gives milliseconds since 1970."""
+    """One of possibly several; only who holds the lease acts, which lasts `lease` milliseconds after each turn.
+
+    `clock` gives milliseconds since 1970.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,12 @@ class Supervisor:
         launcher: Launcher,
         rules: Rules | None = None,
         clock: Callable[[], int] = milliseconds,
-        driver_cpus: float = 0.0,
+        lease: int = LEASE,
     ) -> None:
         self._database, self._home, self._launcher, self._clock = database, home, launcher, clock
-        self._rules, self._driver_cpus = rules or Rules(), driver_cpus
+        self._rules = rules or Rules()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id('sup')}"
-        self._lease = Lease(database, ROLE, self.name, LEASE)
+        self._lease = Lease(database, ROLE, self.name, lease)
         self._read: dict[str, Signature] = {}
         self.acts = False  # whether the last turn was ours
 
@@ -83,7 +86,7 @@ class Supervisor:
                 sight = self._look()  # anew: the pass before may have submitted something
                 self._read_runs()
                 with self._database.reading() as session:
-                    snapshot, versions = observe(session, self._home, sight, self._driver_cpus, self._clock())
+                    snapshot, versions = observe(session, self._home, sight, self._clock())
                 decisions = decide(snapshot, self._rules)
                 for decision in decisions:
                     self._act(decision, versions[decision.job])

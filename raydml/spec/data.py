@@ -22,12 +22,28 @@ class AugmentSpec(Frozen):
     noise: float = Field(0.0, ge=0, description="standard deviation of Gaussian noise on the normalised input")
 
 
+class FoldSpec(Frozen):
+    """One of several cuts of the classes for cross-validation; its part validates, all others but test train."""
+
+    number: int = Field(ge=0, le=19, description="which part of the sorted classes validates, from 0 on")
+    of: int = Field(ge=2, le=20, description="parts, equal but for one class, of all classes that have no test split")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.number >= self.of:
+            raise ValueError(f"number = {self.number} is none of {self.of} parts, which are 0 to {self.of - 1}")
+        return self
+
+
 class DataBase(Frozen):
     """Options that every kind of data shares."""
 
     augment: AugmentSpec = Field(default_factory=lambda: AugmentSpec(), description="training-time augmentation")
     on_bad_item: Literal["fail", "skip"] = Field(
         "fail", description="what a corrupt item does; skipped ones are counted"
+    )
+    fold: FoldSpec | None = Field(
+        None, description="cross-validation: train and validation classes are divided anew; None: as the data says"
     )
     loader_processes: int = Field(
         0, ge=0, le=64, description="processes per worker that prepare batches; 0: in the worker"

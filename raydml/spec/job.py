@@ -168,7 +168,7 @@ class JobSpec(Frozen):
             del document["parallel"][name]  # the same bits
         for name in ("strategy", "mesh", "offload", "pipeline"):
             del document["parallel"][name]
-        for name in ("loader_processes", "path", "plugin"):
+        for name in ("loader_processes", "path", "plugin", "fold"):
             document["data"].pop(name, None)
         (document["data"].get("text") or {}).pop("path", None)
         for name in ("evaluate_every", "checkpoint_every", "keep_last", "export"):

@@ -229,7 +229,7 @@ class ParallelSpec(Frozen):
         return self
 
 
-class StudySpec(Frozen):
+class MeasureSpec(Frozen):
     """How strategies are measured by `raydml plan --measure`."""
 
     steps: int = Field(5, ge=2, le=1000, description="steps of each trial that are counted, after two that are not")

@@ -168,6 +168,14 @@ class TuneSpec(Frozen):
     scheduler: SchedulerSpec = Field(default_factory=lambda: ToTheEnd(), description="how long each of them trains")
     trials: int = Field(12, ge=1, le=100_000, description="configurations; pbt: the population")
     seeds: int = Field(1, ge=1, le=100, description="trials of each configuration, with the same seeds for all")
+    protocol: Literal["validation", "reality_check"] = Field(
+        "validation",
+        description="what trials are compared by: the data's validation classes, or reality_check (Musgrave et al. "
+        "2020): a model for each fold of all classes but those of test, and the mean of their scores",
+    )
+    folds: int = Field(
+        4, ge=2, le=20, description="of reality_check: parts of these classes, of which each validates one model"
+    )
     objective: Literal["map_at_r", "r_precision", "precision_at_1", "recall_at_1", "recall_at_10"] = Field(
         "map_at_r", description="what is best, measured on validation classes only"
     )
@@ -181,6 +189,17 @@ class TuneSpec(Frozen):
         None, gt=0, description="after so many seconds no trial goes on, and the best so far wins"
     )
     gpu_share: float = Field(1.0, gt=0, le=1, description="of a GPU for each trial, where the cluster has GPUs")
+
+    @property
+    def models(self) -> int:
+        """Trials of each configuration: one per seed, and per fold of these classes."""
+        return self.seeds * (self.folds if self.protocol == "reality_check" else 1)
+
+    @model_validator(mode="after")
+    def _folds_are_of_a_protocol(self) -> Self:
+        if self.folds != 4 and self.protocol != "reality_check":
+            raise ValueError(f"folds: {self.folds} belongs to protocol: reality_check, and this is {self.protocol}")
+        return self
 
     @model_validator(mode="after")
     def _fields_may_vary(self) -> Self:
@@ -213,10 +232,11 @@ class TuneSpec(Frozen):
     @model_validator(mode="after")
     def _rules_go_together(self) -> Self:
         if self.algorithm.kind == "pbt":
-            if self.scheduler.kind != "none" or self.seeds > 1:
+            if self.scheduler.kind != "none" or self.models > 1:
                 raise ValueError(
                     f"algorithm: pbt decides by itself who goes on, and its members learn from each other: it goes "
-                    f"with scheduler: none and seeds: 1, not with {self.scheduler.kind} and {self.seeds}"
+                    f"with scheduler: none, seeds: 1 and protocol: validation, not with {self.scheduler.kind}, "
+                    f"{self.seeds} and {self.protocol}"
                 )
             if self.trials < 2:
                 raise ValueError("algorithm: pbt needs a population: trials: 2 or more")

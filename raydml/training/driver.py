@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Self
 
 import ray
-import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import raydml.errors
@@ -22,22 +21,15 @@ from raydml.membership import Authority, Event, FileLedger, Policy, Server
 from raydml.membership.budget import Budget, Limits, Poisoned, Spent
 from raydml.parallel import fit, unit
 from raydml.training.checkpoints import Checkpoints
-from raydml.training.elastic import Meeting, run_member
+from raydml.training.elastic import Meeting
 from raydml.training.fleet.keeping import Fleet
 from raydml.training.fleet.placement import Placement
-from raydml.training.fleet.staffing import LEFT, LOST
+from raydml.training.member import work
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
 START_SECONDS = 60.0  # for all workers that there is room for; then a run begins with fewer
 GRACE = 0.25  # seconds that a connection may be closed before its member counts as lost
-ENDINGS = {"left": LEFT, "gone": LOST}
-
-
-def work(job: Job, meeting: Meeting, name: str, device: torch.device) -> str:
-    """What every worker process runs."""
-    ended = run_member(job, meeting, name, ray.get_runtime_context().get_node_id(), device)
-    return ENDINGS.get(ended, ended)
 
 
 class Driver:

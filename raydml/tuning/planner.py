@@ -59,7 +59,7 @@ class Planner:
         self._rule = rule_of(spec, self.tune)
         self._algorithm = algorithm_of(self.tune, spec.seed, spec.train.steps)
         self._configurations = record.configurations()
-        names = (name for each in self._configurations for name in trial_names(each.number, self.tune.seeds))
+        names = (name for each in self._configurations for name in trial_names(each.number, self.tune.models))
         self._trials = {name: record.trial(name) for name in names}
         self.running: set[str] = set()
 
@@ -110,7 +110,7 @@ class Planner:
         return self.spec.train.export == "best" and self.tune.algorithm.kind != "pbt"
 
     def _of(self, configured: Configured) -> list[TrialState]:
-        return [self._trials[name] for name in trial_names(configured.number, self.tune.seeds)]
+        return [self._trials[name] for name in trial_names(configured.number, self.tune.models)]
 
     def _waiting_task(self) -> Task | None:
         for configured in self._configurations:
@@ -151,11 +151,11 @@ class Planner:
         number = len(self._configurations)
         configured = Configured(number, {}, until)
         known = [self._known(each) for each in self._configurations]
-        names = trial_names(number, self.tune.seeds)
+        names = trial_names(number, self.tune.models)
         for attempt in range(ATTEMPTS):
             configured = replace(configured, values=self._algorithm.ask(number, attempt, known))
             try:
-                specs = [self._trial_spec(configured, index) for index in range(self.tune.seeds)]
+                specs = [self._trial_spec(configured, index) for index in range(self.tune.models)]
                 break
             except SpecError as error:
                 refused = error
@@ -176,8 +176,8 @@ class Planner:
         return Known(configured.values, standing.scores, cost, finished, not finished and not standing.busy)
 
     def _trial_spec(self, configured: Configured, index: int) -> JobSpec:
-        name = trial_names(configured.number, self.tune.seeds)[index]
-        return trial_spec(self.spec, configured.values, name, self.spec.seed + index)
+        name = trial_names(configured.number, self.tune.models)[index]
+        return trial_spec(self.spec, configured.values, name, index)
 
     def _write_spec(self, name: str, spec: JobSpec) -> None:
         text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)

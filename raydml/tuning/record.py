@@ -4,7 +4,7 @@ study.json                   state, digest, reason, seconds of all attempts, the
 spec.yaml                    the study's spec
 configurations/00003.json    what varies, and the step that it may train to
 generations/00000040.json    who copies whom after that step, before anybody trains on
-trials/00003-0/              the run of configuration 3 and the first seed; its trial writes run.json
+trials/00003-0/              the run of configuration 3, the first seed and fold; its trial writes run.json
 events.jsonl                 one line for each thing that happened
 best.yaml, results.parquet   the winner's spec and a row per trial
 """
@@ -129,9 +129,9 @@ class StudyRecord:
         self._stop.unlink(missing_ok=True)
 
 
-def trial_names(number: int, seeds: int) -> list[str]:
-    """Names of a configuration's trials, one per seed."""
-    return [f"{number:05d}-{index}" for index in range(seeds)]
+def trial_names(number: int, models: int) -> list[str]:
+    """Names of a configuration's trials, one per seed; of folds, those of a seed follow each other."""
+    return [f"{number:05d}-{index}" for index in range(models)]
 
 
 def scores(trials: Sequence[TrialState], objective: str, *, running_best: bool) -> dict[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -26,8 +27,8 @@ FIRST: tuple[State, ...] = ("failed", "running")  # of one trial, it is the stat
 class Row:
     """One configuration: its values by field, and what its trials reached on validation classes.
 
-    `score` is the mean over seeds at `step`, the last evaluation that all of them have, `deviation` its standard
-    deviation, None of one seed. `stopped` ones were not worth more steps, `paused` ones may yet train on.
+    `score` is the mean over seeds, and folds, at `step`, the last evaluation that all of them have, `deviation` the
+    standard deviation over seeds, None of one. `stopped` ones were not worth more steps, `paused` ones may yet go on.
     """
 
     configuration: int
@@ -99,6 +100,7 @@ class StudyResult:
             "best_spec": str(self.folder / "best.yaml"),
             "results": str(self.folder / "results.parquet"),
             "run": self.facts.get("run"),
+            "reality_check": self.facts.get("reality_check"),
             "configurations": [asdict(row) | comparison(self.standings.get(row.configuration)) for row in self.rows],
         }
 
@@ -147,11 +149,14 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 def _row(configured: Configured, record: StudyRecord, spec: JobSpec) -> Row:
     tune = tuned(spec)
-    trials = [record.trial(name) for name in trial_names(configured.number, tune.seeds)]
+    trials = [record.trial(name) for name in trial_names(configured.number, tune.models)]
     running_best = spec.train.export == "best" and tune.algorithm.kind != "pbt"
     found = scores(trials, tune.objective, running_best=running_best)
     step = max(found, default=0)
-    single = {trial.seed: scores([trial], tune.objective, running_best=running_best) for trial in trials}
+    single = {
+        seed: scores(list(own), tune.objective, running_best=running_best)
+        for seed, own in groupby(trials, key=lambda trial: trial.seed)
+    }
     by_seed = {seed: known[step] for seed, known in single.items() if step in known}
     return Row(
         configured.number,

@@ -7,6 +7,7 @@ room is left behind.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -63,6 +64,7 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials logged nothing to Ray's own files
     scratch = planner.record.folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
     failure: list[BaseException] = []

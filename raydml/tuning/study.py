@@ -15,16 +15,18 @@ import yaml
 from torch import nn
 
 from raydml import run as runs_of
-from raydml.data import open_dataset
+from raydml.data import Dataset, open_dataset
+from raydml.data.folds import folded
 from raydml.errors import DataError, Interrupted, ResourceError, RunError, RunExists, SpecError
 from raydml.files import digest_of_json, whole_folder, write_bytes
 from raydml.run import located, plugged_in
 from raydml.runs import find_run, held, set_aside
 from raydml.runs import home as default_home
-from raydml.spec import Choice, JobSpec
+from raydml.spec import Choice, FoldSpec, JobSpec
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.evaluate import has_positives
 from raydml.tuning.admission import Need, admitted, need_of
+from raydml.tuning.folds import reality_check
 from raydml.tuning.planner import Planner
 from raydml.tuning.record import StudyRecord, trial_names
 from raydml.tuning.result import StudyResult, read_result
@@ -79,7 +81,7 @@ def tune(
 
             with cluster(checked, address):
                 search(checked, record, training, corners, began, listen)
-                _crown(checked, record, partial(_train, dataset, model, address, root, collections))
+                _crown(checked, record, training, partial(_train, training, address, collections))
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             with contextlib.suppress(ResourceError):  # of a full disk: the first error matters
@@ -102,12 +104,7 @@ def check(
     check_space(spec)
     dataset, model = plugged_in(spec, dataset, model)
     runs_of.check(spec, home, collections, dataset=dataset, model=model)
-    items = open_dataset(spec.data, home, custom=dataset)
-    if not has_positives(items, "validation"):
-        raise DataError(
-            f"the validation split has {len(items.indices('validation'))} items and no class of two, so trials could "
-            f"not be compared without the test classes: give more rows `split: validation`"
-        )
+    _check_comparable(spec, open_dataset(spec.data, home, custom=dataset))
     random, space, seen = np.random.default_rng(spec.seed), tuned(spec).space, set()
     for _ in range(LOOKS):
         values = draw(space, random)
@@ -116,10 +113,25 @@ def check(
             continue
         seen.add(chosen)
         try:
-            drawn = trial_spec(spec, values, spec.name, spec.seed)
+            drawn = trial_spec(spec, values, spec.name, tuned(spec).models - 1)  # its fold trains on the fewest classes
         except SpecError:
             continue  # another one is drawn in its place; what no spec can be at the corners was refused before
         runs_of.check(drawn, home, collections, dataset=dataset, model=model)
+
+
+def _check_comparable(spec: JobSpec, items: Dataset) -> None:
+    """Raises DataError where some of the classes that trials are compared by have no two items of one of them."""
+    tune, advice = tuned(spec), "give more rows `split: validation`"
+    divided = [items]
+    if tune.protocol == "reality_check":
+        divided = [folded(items, FoldSpec(number=number, of=tune.folds)) for number in range(tune.folds)]
+        advice = "take fewer folds"
+    for each in divided:
+        if not has_positives(each, "validation"):
+            raise DataError(
+                f"the validation split has {len(each.indices('validation'))} items and no class of two, so trials "
+                f"could not be compared without the test classes: {advice}"
+            )
 
 
 def search(
@@ -221,8 +233,13 @@ def _ended(record: StudyRecord, began: float, state: str, reason: str | None) ->
     record.change(state=state, reason=reason, seconds=round(now - began, 3), **finished)
 
 
-def _crown(spec: JobSpec, record: StudyRecord, train: Callable[[JobSpec, Path], None]) -> None:
-    """Make the best configuration the run of the study's name: from its checkpoint to test classes and collection."""
+def _crown(
+    spec: JobSpec, record: StudyRecord, training: Training, train: Callable[[JobSpec, Path | None], None]
+) -> None:
+    """Make the best configuration the run of the study's name: from its checkpoint to test classes and collection.
+
+    A model of folds is none of the spec's own classes: after theirs are measured, the run is trained from its start.
+    """
     winner = read_result(record.folder).best
     if winner is None:
         failed = [state.reason for state in map(record.trial, _names(record)) if state.reason]
@@ -233,8 +250,11 @@ def _crown(spec: JobSpec, record: StudyRecord, train: Callable[[JobSpec, Path], 
     if "winner" not in record.read():
         record.log("winner", configuration=winner.configuration, score=winner.score, step=winner.step)
     record.change(winner=winner.configuration, run=spec.name)
-    (trial,) = trial_names(winner.configuration, 1)
-    train(chosen, record.trial_folder(trial))
+    folders = [record.trial_folder(name) for name in trial_names(winner.configuration, tuned(spec).models)]
+    folds = tuned(spec).models // tuned(spec).seeds
+    if folds > 1 and "reality_check" not in record.read():
+        record.change(reality_check=reality_check(folders[:folds], training))
+    train(chosen, folders[0] if folds == 1 else None)
 
 
 def _names(record: StudyRecord) -> list[str]:
@@ -242,21 +262,22 @@ def _names(record: StudyRecord) -> list[str]:
 
 
 def _train(
-    dataset: object | None,
-    model: nn.Module | None,
-    address: str | None,
-    root: Path,
-    collections: Path | None,
-    spec: JobSpec,
-    trial: Path,
+    training: Training, address: str | None, collections: Path | None, spec: JobSpec, trial: Path | None
 ) -> None:
     """The winner as an ordinary run: it goes on from its trial's checkpoints, which may be of the last step."""
-    folder = root / "runs" / spec.name
-    if not (folder / "run.json").exists():
+    folder = training.home / "runs" / spec.name
+    if trial is not None and not (folder / "run.json").exists():
         with whole_folder(folder / "checkpoints") as draft:
             for path in sorted((trial / "checkpoints").glob("step-*")):
                 shutil.copytree(path, draft / path.name)
         shutil.copy(trial / "metrics.jsonl", folder / "metrics.jsonl")
-    elif find_run(folder).state == "succeeded":
+    elif (folder / "run.json").exists() and find_run(folder).state == "succeeded":
         return
-    runs_of.train(spec, dataset=dataset, model=model, address=address, home=root, collections=collections)
+    runs_of.train(
+        spec,
+        dataset=training.dataset,
+        model=training.model,
+        address=address,
+        home=training.home,
+        collections=collections,
+    )

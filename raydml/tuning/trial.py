@@ -6,14 +6,15 @@ on it. A trial of more workers, or of a strategy that needs them, has workers of
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from raydml.errors import RaydmlError
@@ -52,18 +53,30 @@ class Training:
             except Exception:  # of the user's own model or data, mostly
                 record.change(state="failed", reason=traceback.format_exc())
 
-    def _train(self, record: RunRecord, until: int) -> None:
+    def finish(self, folder: Path) -> None:
+        """Train a trial to its end, export its model and measure that on test classes: what only winners may.
+
+        May be repeated. Raises what training raises.
+        """
+        with held(folder, "trial", SECONDS) as record:
+            if not record.read().get("trained"):
+                self._train(record, None)
+
+    def _train(self, record: RunRecord, until: int | None) -> None:
+        """To the step; with None to the end, and beyond it what an ordinary run does with its model."""
         spec = load_spec(record.folder / "spec.yaml")
         checkpoints = Checkpoints(record.folder / "checkpoints", spec.train.keep_last)
         checkpoints.sweep()
         step, _ = checkpoints.whole_one(spec.name)
+        known = record.read() if (step or 0) >= record.read().get("step", 0) else {}  # the newest may be damaged
         record.clear_requests()
-        record.forget_after(step or 0)
+        if record.mend() > (step or 0):
+            record.forget_after(step or 0)
         job = Job(spec, record.folder, self.home, step, self.dataset, self.model, until)
-        if (step or 0) < until:
+        if until is None or (step or 0) < until:
             _train_alone(job) if alone(spec) else _train_group(job)
             step, _ = checkpoints.whole_one(spec.name)
-        record.change(**summary(record, spec, checkpoints, step or 0))
+        record.change(**summary(record, spec, checkpoints, step or 0, known))
 
 
 def _train_alone(job: Job) -> None:
@@ -85,19 +98,32 @@ def _train_group(job: Job) -> None:
         driver.check()
 
 
-def summary(record: RunRecord, spec: JobSpec, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-    """What a trial says of itself after a piece of work."""
-    lines = read_lines(record.metrics_path)[0] if record.metrics_path.exists() else []
+def summary(
+    record: RunRecord, spec: JobSpec, checkpoints: Checkpoints, step: int, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a trial says of itself after a piece of work; `known` is what it said after the one before.
+
+    `read` bytes of its metrics are in it: many pieces read each line once.
+    """
+    lines, read = read_lines(record.metrics_path, known.get("read", 0)) if record.metrics_path.exists() else ([], 0)
+    evaluated = {str(line["step"]): line["validation"] for line in lines if "validation" in line}
+    seconds = sum(line.get("step_seconds", 0.0) for line in lines)
     return {
         "state": "trained" if step == spec.train.steps else "paused",
         "step": step,
-        "evaluations": {line["step"]: line["validation"] for line in lines if "validation" in line},
-        "seconds": round(sum(line.get("step_seconds", 0.0) for line in lines), 4),
+        "evaluations": known.get("evaluations", {}) | evaluated,
+        "seconds": round(known.get("seconds", 0.0) + seconds, 4),
         "bytes": _bytes_of_model(checkpoints.path(step) / TENSORS) if step else 0,
+        "read": read,
     }
 
 
 def _bytes_of_model(path: Path) -> int:
-    with safe_open(path, "pt") as file:
-        tensors = [file.get_tensor(name) for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Of the weights in a checkpoint, by its header: eight bytes of length, then JSON with each tensor's place."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(
+        place["data_offsets"][1] - place["data_offsets"][0]
+        for name, place in header.items()
+        if name.startswith("model.")
+    )

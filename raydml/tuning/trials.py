@@ -7,7 +7,7 @@ from typing import Any
 
 from raydml.errors import SpecError
 from raydml.parallel import unit
-from raydml.spec import JobSpec, TuneSpec
+from raydml.spec import FoldSpec, JobSpec, TuneSpec
 from raydml.specfile import parse_spec
 from raydml.tuning.space import Configuration, corners, fields, grid_size, readable
 
@@ -39,15 +39,22 @@ def configured_spec(spec: JobSpec, configuration: Configuration) -> JobSpec:
         raise SpecError(f"tune.space: no spec can be so: {error} (with {said})", **error.data) from None
 
 
-def trial_spec(spec: JobSpec, configuration: Configuration, name: str, seed: int) -> JobSpec:
-    """The spec of one trial: it keeps a checkpoint of every evaluation, and has as few workers as it may."""
-    chosen = configured_spec(spec, configuration)
+def trial_spec(spec: JobSpec, configuration: Configuration, name: str, index: int) -> JobSpec:
+    """The spec of one trial: it keeps a checkpoint of every evaluation, and has as few workers as it may.
+
+    `index` of the configuration's trials: its seed is that many after the spec's, or the next one after all folds.
+    """
+    tune, chosen = tuned(spec), configured_spec(spec, configuration)
+    folds = tune.models // tune.seeds
+    seed, number = divmod(index, folds)
+    data = chosen.data.model_copy(update={"fold": FoldSpec(number=number, of=folds)}) if folds > 1 else chosen.data
     workers, train = chosen.parallel.workers, chosen.train
     least = max(workers.min, unit(chosen))
     return chosen.model_copy(
         update={
             "name": name,
-            "seed": seed,
+            "seed": chosen.seed + seed,
+            "data": data,
             "index": None,
             "train": train.model_copy(update={"checkpoint_every": train.evaluate_every}),
             "parallel": chosen.parallel.model_copy(
@@ -62,7 +69,9 @@ def check_space(spec: JobSpec) -> list[JobSpec]:
     tune = tuned(spec)
     if not spec.train.evaluate_every:
         raise SpecError("train.evaluate_every: 0 leaves nothing to compare trials by: evaluate, say every tenth part")
-    found = [trial_spec(spec, corner, spec.name, spec.seed) for corner in corners(tune.space, spec.seed)]
+    if tune.protocol == "reality_check" and spec.data.fold is not None:
+        raise SpecError("data.fold is what protocol: reality_check sets for each of its models: leave it out")
+    found = [trial_spec(spec, corner, spec.name, 0) for corner in corners(tune.space, spec.seed)]
     for corner in found:
         if corner.parallel.strategy == "auto":
             raise SpecError("parallel.strategy: auto would choose for each trial by itself: name strategies, as choice")

@@ -27,6 +27,7 @@ from raydml.jobs.keys import caller_of
 from tests.api.conftest import Connect
 from tests.api.test_access import key
 from tests.api.test_models import finished
+from tests.api.test_sweeps import a_sweep
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 SPEC = {"name": "s", "data": {"kind": "glyphs"}, "loss": {"kind": "triplet"}}
@@ -197,6 +198,7 @@ async def test_ids_of_another_project_are_not_there_for_any_operation(connect: C
         await client.put("/v1/collections/c", json={"dimension": 2}, headers=mine)
         await client.put("/v1/collections/c/snapshots/s", headers=mine)
         finished(home / "projects" / desk.project(mine) / "runs" / "r")
+        sweep = desk.desk.store.create(a_sweep(), project=desk.project(mine)).id
         ids = {
             "job": desk.desk.store.create(SPEC, project=desk.project(mine)).id,
             "dataset": (await client.post("/v1/datasets", json=UPLOAD, headers=mine)).json()["id"],
@@ -211,8 +213,11 @@ async def test_ids_of_another_project_are_not_there_for_any_operation(connect: C
             if (method, path) in (("PUT", "/v1/collections/{name}"), ("GET", "/v1/collections/{name}/snapshots")):
                 continue  # makes one's own, and lists none
             more: dict[str, Any] = {}
+            more_ids = {"job": sweep} if path.startswith("/v1/sweeps") else {}
             if method == "PATCH":
                 more = {"json": {"priority": 1}}
+            elif path.endswith(":compare"):
+                more = {"params": {"with": ids["job"]}}
             elif method == "PUT" and "parts" in path:
                 more = {"content": bytes(10), "params": {"sha256": hashlib.sha256(bytes(10)).hexdigest()}}
             elif method == "PUT" and path.endswith("{shadow_name}"):
@@ -220,11 +225,11 @@ async def test_ids_of_another_project_are_not_there_for_any_operation(connect: C
             elif (last := path.rpartition("/")[2]) in BODIES and method == "POST":
                 more = {"json": BODIES[last]}
             headers = {**theirs, **(OCTETS if "content" in more else {})}
-            answer = await client.request(method, path.format(**ids), headers=headers, **more)
+            answer = await client.request(method, path.format(**ids | more_ids), headers=headers, **more)
             assert answer.status_code == 404, (method, path, answer.status_code, answer.text)
             tried += 1
         assert tried > 40
-        for path in ("/v1/jobs", "/v1/datasets", "/v1/models", "/v1/webhooks"):
+        for path in ("/v1/jobs", "/v1/sweeps", "/v1/datasets", "/v1/models", "/v1/webhooks"):
             assert (await client.get(path, headers=theirs)).json()["items"] == []
             assert len((await client.get(path, headers=mine)).json()["items"]) == 1, path
 
@@ -263,6 +268,7 @@ async def test_a_key_of_requests_replays_for_its_project_and_its_body_alone(conn
 
 # --- specs ------------------------------------------------------------------------------------------------------------
 
+TUNE = {"space": {"train.optimizer.lr": {"log_uniform": [0.001, 0.1]}}, "trials": 2}
 EVIL: list[Any] = [
     {**SPEC, "data": {"kind": "custom"}},
     {**SPEC, "data": {"kind": "custom", "plugin": "os:system"}},
@@ -293,10 +299,38 @@ async def test_a_malicious_spec_is_refused_before_anything_is_opened_or_started(
     connect: Connect, home: Path, spec: Any
 ) -> None:
     async with connect() as client:
-        for path in ("/v1/jobs", "/v1/jobs:plan"):
-            answer = await client.post(path, json={"spec": spec})
+        for path in ("/v1/jobs", "/v1/jobs:plan", "/v1/sweeps", "/v1/sweeps:plan"):
+            searching = isinstance(spec, dict) and path.startswith("/v1/sweeps")
+            answer = await client.post(path, json={"spec": {**spec, "tune": TUNE} if searching else spec})
             assert answer.status_code == 422, answer.text
-        assert (await client.get("/v1/jobs")).json()["items"] == []
+            assert not searching or "needs a section tune" not in answer.text
+        assert (await client.get("/v1/jobs")).json()["items"] == (await client.get("/v1/sweeps")).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"data.path": {"choice": ["/etc/passwd", "/etc/shadow"]}},
+        {"data": {"choice": [{"kind": "glyphs"}, {"kind": "manifest", "path": "/etc/passwd.csv"}]}},
+        {"data": {"choice": [{"kind": "glyphs"}, {"kind": "custom", "plugin": "os"}]}},
+        {"model.backbone.plugin": {"choice": ["os", "sys"]}},
+        {"model": {"choice": [{"backbone": {"kind": "transformers", "path": "/etc"}}]}},
+        {"loss": {"choice": [{"kind": "custom", "plugin": "os"}]}},
+        {"batch.sampling": {"choice": [{"kind": "hard_classes", "negatives": "/etc/passwd"}]}},
+        {"name": {"choice": ["../../x", "y"]}},
+        {"index": {"choice": [{"collection": "../../x"}]}},
+        {"parallel.workers.min": {"choice": [1, 1000]}},
+        {"tune.trials": {"choice": [1, 1000]}},
+        {"__class__.__init__": {"choice": [1, 2]}},
+    ],
+    ids=str,
+)
+async def test_a_malicious_space_is_refused_before_anything_is_kept(connect: Connect, space: dict[str, Any]) -> None:
+    async with connect(cpus=4) as client:
+        for path in ("/v1/sweeps", "/v1/sweeps:plan"):
+            answer = await client.post(path, json={"spec": a_sweep(space=space)})
+            assert answer.status_code == 422, answer.text
+        assert (await client.get("/v1/sweeps")).json()["items"] == []
 
 
 # --- SQL --------------------------------------------------------------------------------------------------------------
@@ -348,10 +382,10 @@ async def test_nothing_that_a_client_sends_forges_a_log_line_or_puts_a_secret_in
                 await client.get(path, headers=headers)
             await client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}x"})
             await client.post("/v1/jobs", json={"spec": {"name": f"{token}\nlevel=error"}}, headers=headers)
-        structlog.get_logger().warning(f"sent {token}\nlevel=error", authorization="Basic abc", body={"token": "abc"})
+        structlog.get_logger().warning(f"sent {token}\nlevel=error", authorization="Basic xyz", body={"token": "xyz"})
     render = structlog.processors.LogfmtRenderer(key_order=["event"])
     text = [str(render(None, "", {name: value for name, value in line.items()})) for line in lines]
     assert len(text) == 7
     assert all(len(line.splitlines()) == 1 and "\x1b" not in line for line in text), text
-    assert not any(secret in line or "abc" in line for line in text)
+    assert not any(secret in line or "xyz" in line for line in text)
     assert json.dumps(lines, default=str).count(token.split("_")[1]) >= 3  # the prefix may be seen

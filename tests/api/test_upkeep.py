@@ -108,7 +108,11 @@ async def test_a_shadow_reads_no_file_outside_of_its_projects_folder(
     theirs.parent.mkdir(parents=True)
     Image.new("L", (8, 8)).save(theirs)
     (home / "link.png").symlink_to(theirs)
-    inside = (str(theirs.relative_to(home)), str(theirs), "link.png")
+    shared = [f"{folder}/p.png" for folder in ("runs/job", "uploads", "studies/job")]  # by all projects
+    for path in shared:
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(home / path)
+    inside = (str(theirs.relative_to(home)), str(theirs), "link.png", *shared)
     async with connect() as client:
         for picture in ("../secret.png", str(home.parent / "secret.png"), "pictures/none.png", 7, *inside):
             people.set_payload([0], {"picture": picture})

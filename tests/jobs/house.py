@@ -78,6 +78,7 @@ class House:
 
     def start(self) -> None:
         """`raydml serve`, on the same port each time."""
+        self.until(self._is_free, "the port is free")  # what the last one started may be about to end
         command = [sys.executable, "-c", "from raydml.cli import main; main()", "serve"]
         command += ["--port", self.url.rpartition(":")[2], "--set", "cpus=2", *self._options]
         with self.log.open("a") as log:
@@ -110,7 +111,7 @@ class House:
 
     def follow(self) -> int:
         """Take every new event of every job, each right behind the one before; how many there are by now."""
-        for job, known in self.followed.items():
+        for job, known in list(self.followed.items()):  # another thread may submit one
             page = self.ask("GET", f"/v1/jobs/{job}/events", params={"after": len(known), "limit": 500})
             assert page.status_code == 200, page.text
             for event in page.json()["items"]:
@@ -151,17 +152,25 @@ class House:
             self._process.wait()
             self.start()
             return True
-        found = self._pids(whom)
+        found = self.pids(whom)
         for pid in found[:1]:
             os.kill(pid, signal.SIGKILL)
         return bool(found)
 
-    def _pids(self, whom: str) -> list[int]:
+    def pids(self, whom: str) -> list[int]:
+        """The living processes of this kind."""
         if whom in ("api", "supervisor"):
             wanted = "api.supervise" if whom == "supervisor" else "multiprocessing.spawn"
             return [pid for pid in _children(self._process.pid) if wanted in _words(pid)]
         part = {"driver": "raydml.jobs.attempt", "head": "gcs_server", "raylet": "raylet/raylet"}[whom]
         return [each.pid for each in marked.bearing(self.ray.mark) if any(part in word for word in each.arguments[:3])]
+
+    def _is_free(self) -> bool:
+        try:
+            socket.create_server(("127.0.0.1", int(self.url.rpartition(":")[2]))).close()
+        except OSError:
+            return False
+        return True
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self.log.read_text()[-3000:]

@@ -30,7 +30,7 @@ from raydml.jobs.sharing import Need
 
 RULES = Rules(retries=2, stop_seconds=10, longest_pause=4)
 TRY = Try(1, True, "alive", True, None, 1, 4, (1, 2, 4), 4, False)
-JOB = Watched("job", "running", "run", None, Need("job", 0, 1, 4, 1.0, 0.0), 4, TRY, 0, 0, None, None)
+JOB = Watched("job", "running", "run", None, Need("job", 0, 1, 4, 1.0), 4, TRY, 0, 0, None, None)
 
 
 def decided(job: Watched, now: int = 1000, cpus: float = 4.0) -> list[Decision]:

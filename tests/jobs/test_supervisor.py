@@ -231,6 +231,11 @@ def test_only_the_holder_of_the_lease_acts_and_a_silent_one_is_replaced_and_fenc
     assert not world.supervisor.tick()
     other.close()
     assert world.supervisor.tick()
+    hasty = Supervisor(database, world.home, world.cluster, RULES, world.clock, lease=2000)
+    world.supervisor.close()
+    assert hasty.tick() and not world.supervisor.tick()
+    world.clock.pass_seconds(2.1)
+    assert world.supervisor.tick(), "who promises less is replaced sooner"
     assert world.cluster.launched == [f"{job}-a1"]
 
 

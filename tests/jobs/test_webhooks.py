@@ -6,14 +6,18 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
 from raydml.errors import QuotaExceeded, RecordNotFound, SpecError
+from raydml.jobs import posting
 from raydml.jobs.database import Database
 from raydml.jobs.ids import DEFAULT_PROJECT
 from raydml.jobs.keys import create_key
@@ -239,6 +243,25 @@ def test_the_address_that_was_checked_is_the_one_that_is_connected_to(receiver: 
     assert receiver.got[0][1]["host"] == f"hooks.example:{receiver.server_port}"
     assert is_public("93.184.216.34") and is_public("2606:4700::1111")
     assert check_target("https://hooks.example:8443/x?y=1", SHUT).port == 8443
+
+
+def test_a_receiver_that_answers_a_byte_at_a_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes within the time that a read may take; all together would take for ever."""
+    monkeypatch.setattr(posting, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):  # until it is hung up
+                while True:
+                    connection.sendall(b"H")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        sent = post(f"http://127.0.0.1:{listening.getsockname()[1]}/", {}, b"{}", OPEN)
+        thread.join()
+    assert sent.status is None and sent.problem
 
 
 def test_a_project_has_twenty_webhooks_and_sees_its_own(database: Database) -> None:

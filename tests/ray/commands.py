@@ -1,4 +1,4 @@
-"""`raydml train` as a user runs it: a process of its own, watched through the run's folder."""
+"""`raydml train` and `raydml tune` as a user runs them: a process of its own, watched through the run's folder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def document(path: Path, name: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def command(spec: Path, home: Path, *options: str) -> subprocess.Popen[str]:
+def command(spec: Path, home: Path, *options: str, verb: str = "train") -> subprocess.Popen[str]:
     program = "from raydml.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", program, "train", str(spec), "--json", *options],
+        [sys.executable, "-c", program, verb, str(spec), "--json", *options],
         env={**os.environ, "RAYDML_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

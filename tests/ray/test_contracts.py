@@ -107,19 +107,16 @@ def test_the_table_of_placement_groups_says_which_actor_made_each() -> None:
     assert hasattr(GlobalState, "_connect_and_get_accessor") and hasattr(GlobalState, "get_draining_nodes")
 
 
-def test_the_cleaner_of_placement_groups_is_one_callback_that_can_be_left_out(tmp_path: Path) -> None:
+def test_what_a_group_does_without_are_callbacks_that_can_be_left_out(tmp_path: Path) -> None:
     from ray.train import RunConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    from raydml.training.fleet.group import GroupTrainer
+    from raydml.training.fleet.group import UNUSED, GroupTrainer
 
     def kinds(trainer: TorchTrainer) -> list[type]:
         return [type(callback) for callback in trainer._create_default_callbacks()]
 
     run_config = RunConfig(name="group", storage_path=str(tmp_path))
     theirs = kinds(TorchTrainer(print, run_config=run_config))
-    assert PlacementGroupCleanerCallback in theirs, "Ray starts its cleaner of placement groups from elsewhere now"
-    assert kinds(GroupTrainer(print, run_config=run_config)) == [
-        kind for kind in theirs if kind is not PlacementGroupCleanerCallback
-    ]
+    assert set(UNUSED) <= set(theirs), "Ray starts its cleaner, or its data sets, from elsewhere now"
+    assert kinds(GroupTrainer(print, run_config=run_config)) == [kind for kind in theirs if kind not in UNUSED]

@@ -48,13 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": UPPER | {"specfile", "environment", "progress", "card", "runs", "indexing", "plugins", "tracking"},
     "tuning": UPPER | {"specfile", "run", "runs"},
     "jobs": UPPER | {"specfile", "starter", "plugins", "progress", "runs", "run", "tuning"},
-    "study": BASE | {"data", "models", "parallel", "training"},
+    "measuring": BASE | {"data", "models", "parallel", "training"},
     "plan": BASE | {"membership", "data", "models", "parallel"},
     "report": {"errors"},
     "doctor": {"errors"},
     "demo": UPPER | {"run", "runs", "progress", "report", "specfile"},
     "cli": UPPER
-    | {"datasets", "run", "runs", "comparison", "study", "progress", "report", "specfile", "plan", "demo", "doctor"}
+    | {"datasets", "run", "runs", "comparison", "measuring", "progress", "report", "specfile", "plan", "demo", "doctor"}
     | {"starter", "jobs", "client", "tuning"},
     "__init__": {"errors", "spec", "models", "search", "run", "runs", "comparison", "client", "tuning"},
 }
@@ -65,7 +65,7 @@ LIGHT = {"cli", "errors", "doctor"}
 # A library -> the files (or folders, ending in /) that may import it.
 RESERVED: dict[str, tuple[str, ...]] = {
     "ray.train": ("training/fleet/",),
-    "ray": ("training/fleet/", "training/driver.py", "tuning/runner.py"),
+    "ray": ("training/fleet/", "training/driver.py", "training/member.py", "tuning/runner.py"),
     "faiss": ("search/", "evaluation/"),
     "pytorch_metric_learning": ("losses/",),
     "sklearn": ("evaluation/clustering.py",),
@@ -171,7 +171,20 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
     ],
 )
 def test_neither_torch_nor_ray_is_loaded_by(line: str) -> None:
-    check = "import sys; print('LOADED', sorted({'torch', 'ray', 'faiss', 'numpy'} & set(sys.modules)))"
+    assert loaded_by(line, "torch", "ray", "faiss", "numpy") == []
+
+
+@pytest.mark.parametrize("module", ["api.serve", "api.supervise", "api.app"])
+def test_no_process_of_a_server_loads_torch_before_somebody_asks_for_it(module: str) -> None:
+    assert loaded_by(f"import {module}", "torch", "ray", "matplotlib") == []
+
+
+def test_a_worker_beyond_the_minimum_loads_no_ray_train() -> None:
+    assert loaded_by("import raydml.training.member", "ray.train", "ray.data", "pandas") == []
+
+
+def loaded_by(line: str, *libraries: str) -> list[str]:
+    check = f"import sys; print(*sorted({set(libraries)!r} & set(sys.modules)))"
     script = f"try:\n    {line}\nexcept SystemExit:\n    pass\n{check}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout.strip().splitlines()[-1] == "LOADED []"
+    return result.stdout.splitlines()[-1].split()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from raydml.data.folds import class_folds
 from raydml.errors import DataError
 from raydml.evaluation import retrieval, summarise
-from raydml.evaluation.reality_check import class_folds, concatenated, separated
+from raydml.evaluation.reality_check import concatenated, separated
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from raydml.errors import DataError
 from raydml.parallel import Group
 from raydml.specfile import load_spec, parse_spec
-from raydml.training.checkpoints import Checkpoints
+from raydml.training.checkpoints import TENSORS, Checkpoints
+from raydml.training.lines import read_lines
 from raydml.training.worker import Job, Worker
 from raydml.tuning.planner import Planner, Task, copied_checkpoint
 from raydml.tuning.record import StudyRecord
@@ -87,7 +89,14 @@ def test_a_trial_stops_where_it_was_told_and_goes_on_to_the_same_bits(tmp_path: 
             Training(tmp_path, Vectors())(task.folder, until)
             facts = planner.record.trial(task.trial)
             assert facts.step == until and facts.state == ("trained" if until == 12 else "paused")
-            assert sorted(facts.evaluations) == list(range(4, until + 1, 4)) and facts.bytes > 0
+            assert sorted(facts.evaluations) == list(range(4, until + 1, 4))
+            lines = read_lines(task.folder / "metrics.jsonl")[0]
+            assert facts.seconds == pytest.approx(sum(line.get("step_seconds", 0) for line in lines), abs=1e-3)
+            assert facts.evaluations == {line["step"]: line["validation"] for line in lines if "validation" in line}
+            weights = Checkpoints(task.folder / "checkpoints", 1).path(until) / TENSORS
+            assert facts.bytes == sum(
+                tensor.nbytes for name, tensor in load_file(weights).items() if name.startswith("model.")
+            )
         shas.append(Checkpoints(task.folder / "checkpoints", 1).header(12).state_sha256)
     assert shas[0] == shas[1]
 

@@ -18,7 +18,7 @@ from raydml.training.fleet.work import Work
 DIED = "died"  # how an extra ended whose process or node died
 
 # What takes seconds to import, and a worker needs: loaded before the worker counts as ready.
-PRELOAD = ("torch._dynamo", "raydml.training.driver")
+PRELOAD = ("torch._dynamo", "raydml.training.member")
 
 
 class ExtraProcess:

@@ -20,6 +20,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
@@ -30,6 +31,7 @@ from raydml.training.fleet.placement import Placement
 from raydml.training.fleet.staffing import LEFT, LOST
 from raydml.training.fleet.work import Work
 
+UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
 PATIENCE = 2.0  # seconds that workers have to return by themselves when the run is over
 CONTROLLER_SECONDS = 8.0  # for the process of a controller whose run has ended
 
@@ -54,15 +56,16 @@ class MembershipConfig(TorchConfig):  # type: ignore[misc]
 
 
 class GroupTrainer(TorchTrainer):  # type: ignore[misc]
-    """A TorchTrainer without Ray's own cleaner of placement groups: `Group` frees the room itself.
+    """A TorchTrainer without what a run has no use for: Ray's cleaner of placement groups, and its data sets.
 
-    That cleaner is a detached actor. Without a dashboard it holds up the end of every run by 12 s, and where the
-    controller was killed it stays as long as the cluster.
+    `Group` frees the room itself. That cleaner is a detached actor. Without a dashboard it holds up the end of every
+    run by 12 s, and where the controller was killed it stays as long as the cluster. For data sets, even for none, each
+    start of a group waits for an actor that imports ray.data: 3 s of CPU.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
 
 
 def group_main(config: dict[str, Any]) -> None:

@@ -12,20 +12,20 @@ import torch
 from raydml.data import Dataset, sampling_plan
 from raydml.errors import ResourceError, SpecError
 from raydml.files import scratch_folder
+from raydml.measuring.processes import WARM, Cost, Work, run_trial
+from raydml.measuring.trials import spec_of, trials_of
 from raydml.models import EmbeddingModel, build_model, check_inputs
 from raydml.parallel.estimate import candidates, facts_of, measured
 from raydml.parallel.measured import Measured, Trial, hardware, key_of, remember
 from raydml.parallel.memory import worker_share
-from raydml.spec import CustomBackbone, JobSpec, StudySpec
-from raydml.study.processes import WARM, Cost, Work, run_trial
-from raydml.study.trials import spec_of, trials_of
+from raydml.spec import CustomBackbone, JobSpec, MeasureSpec
 
 ROWS = 256  # training items whose contents stand for all: reading data is not what is measured
 Listen = Callable[[int, int, Trial], None]
 
 
 def measure(
-    spec: JobSpec, dataset: Dataset, home: Path, how: StudySpec | None = None, *, listen: Listen | None = None
+    spec: JobSpec, dataset: Dataset, home: Path, how: MeasureSpec | None = None, *, listen: Listen | None = None
 ) -> Measured:
     """Try every strategy that the cost model proposes, one after another, and keep the figures under `home`.
 
@@ -34,7 +34,7 @@ def measure(
     that fails or takes too long says why and the others go on; ResourceError where all fail. SpecError and DataError
     as `plan`, and for a model of one's own.
     """
-    how = how or StudySpec()
+    how = how or MeasureSpec()
     if isinstance(spec.model.backbone, CustomBackbone):
         raise SpecError("model.backbone.kind: custom cannot be measured: strategies but ddp do not know its layers")
     sampling_plan(dataset, spec.batch, spec.seed)  # a batch that the data cannot fill is refused here
@@ -65,7 +65,7 @@ def _trials(spec: JobSpec, dataset: Dataset, most: int, *, rounding: bool) -> li
 
 
 def _made(trial: Trial, work: Work, limit: float) -> Trial:
-    with scratch_folder("raydml-study-") as folder:
+    with scratch_folder("raydml-measuring-") as folder:
         job = replace(work, spec=spec_of(work.spec, trial, WARM + work.steps))
         found = run_trial(job, folder, limit)
     if isinstance(found, str):

@@ -1,4 +1,4 @@
-"""Which trials a study makes, what it keeps, and what `strategy: auto` takes of it; no process is started."""
+"""Which trials measure strategies, what is kept, and what `strategy: auto` takes of it; no process is started."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from raydml import run
 from raydml.data import Dataset, open_dataset
 from raydml.errors import DataError, ResourceError, SpecError
+from raydml.measuring import measure
+from raydml.measuring.trials import spec_of, trials_of
 from raydml.models import build_model
 from raydml.parallel.estimate import Candidate, candidates, facts_of, measured
 from raydml.parallel.measured import Measured, Trial, hardware, key_of, recall, remember
 from raydml.plan import plan
-from raydml.spec import JobSpec, MeshSpec, StudySpec
-from raydml.study import measure
-from raydml.study.trials import spec_of, trials_of
+from raydml.spec import JobSpec, MeasureSpec, MeshSpec
 from tests.distributed.harness import small_spec, write_images
 
 pytestmark = pytest.mark.timeout(60)
@@ -215,7 +215,7 @@ def test_nothing_measured_at_the_most_workers_leaves_the_cost_model_its_say(imag
 def test_what_cannot_be_tried_is_refused_before_a_process_starts(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any, kind: Any, words: str
 ) -> None:
-    monkeypatch.setattr("raydml.study.measuring.run_trial", None)  # it would fail
+    monkeypatch.setattr("raydml.measuring.strategies.run_trial", None)  # it would fail
     spec = small_spec(images, **changes)
     with pytest.raises(kind, match=words):
         measure(spec, open_dataset(spec.data, tmp_path), tmp_path)
@@ -224,7 +224,7 @@ def test_what_cannot_be_tried_is_refused_before_a_process_starts(
 @pytest.mark.parametrize("options", [{"steps": 1}, {"steps": 10**6}, {"seconds": 0}, {"rounds": True}])
 def test_options_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="1 validation error"):
-        StudySpec(**options)
+        MeasureSpec(**options)
 
 
 def test_a_few_contents_stand_for_all_items(images: Path, tmp_path: Path) -> None:

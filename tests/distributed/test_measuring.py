@@ -18,17 +18,17 @@ from typer.testing import CliRunner
 from raydml.cli import app
 from raydml.data import open_dataset
 from raydml.errors import ResourceError
+from raydml.measuring import measure
+from raydml.measuring.processes import WARM, Work, run_trial
+from raydml.measuring.trials import spec_of
 from raydml.parallel.measured import Measured, Trial
-from raydml.spec import JobSpec, StudySpec
-from raydml.study import measure
-from raydml.study.processes import WARM, Work, run_trial
-from raydml.study.trials import spec_of
+from raydml.spec import JobSpec, MeasureSpec
 from tests.distributed.harness import small_spec, write_images
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_study_through_the_command_decides_what_auto_takes(tmp_path: Path, home: Path) -> None:
+def test_measuring_through_the_command_decides_what_auto_takes(tmp_path: Path, home: Path) -> None:
     spec = small_spec(write_images(tmp_path), parallel={"workers": 2, "strategy": "auto"})
     path = tmp_path / "spec.json"
     path.write_text(spec.model_dump_json())
@@ -83,10 +83,10 @@ def test_a_trial_that_fails_dies_or_is_too_slow_says_so_and_leaves_no_process(tm
     assert multiprocessing.active_children() == []
 
 
-def test_a_study_in_which_everything_fails_keeps_nothing(tmp_path: Path) -> None:
+def test_a_measurement_in_which_everything_fails_keeps_nothing(tmp_path: Path) -> None:
     spec = small_spec(write_images(tmp_path), parallel={"workers": 1})
     with pytest.raises(ResourceError, match=r"ddp: not done within 0\.001 s"):
-        measure(spec, open_dataset(spec.data, tmp_path), tmp_path, StudySpec(seconds=0.001))
+        measure(spec, open_dataset(spec.data, tmp_path), tmp_path, MeasureSpec(seconds=0.001))
     assert not (tmp_path / "measured").exists()
 
 
@@ -132,7 +132,7 @@ def label(trial: Trial) -> str:
 
 @dataclass(frozen=True)
 class Studied:
-    """A study of a model, and what its trials cost when each was measured again."""
+    """A measurement of a model, and what its trials cost when each was measured again."""
 
     wide: bool
     found: Measured
@@ -141,9 +141,9 @@ class Studied:
 
 @pytest.fixture(scope="module", params=[wide, small])
 def studied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Studied:
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("measuring")
     spec = request.param(folder)
-    found = measure(spec, open_dataset(spec.data, folder), folder, StudySpec(steps=6, seconds=600))
+    found = measure(spec, open_dataset(spec.data, folder), folder, MeasureSpec(steps=6, seconds=600))
     seconds = exhaustive(spec, found, folder)
     print({label(trial): (trial.seconds, trial.waited, seconds[label(trial)]) for trial in found.trials})
     return Studied(request.param is wide, found, seconds)
@@ -165,7 +165,7 @@ def test_class_parallel_spares_a_wide_classifier_work_and_nothing_spares_a_small
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_fastest_is_picked_and_exhaustive_measurement_agrees(studied: Studied) -> None:
-    """Seconds are judged on a quiet machine alone: the study itself says where workers waited for processors."""
+    """Seconds are judged on a quiet machine alone: the measurement itself says where workers waited for processors."""
     found, seconds = studied.found, studied.seconds
     if found.note is not None:
         pytest.skip(found.note)
