@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from api.exposition import Family, text
 from api.otlp import Sending, wanted
 from raydml.jobs.database import Database
+from raydml.jobs.ids import DEFAULT_PROJECT
 from raydml.jobs.store import JobStore
 from tests.api.conftest import Connect, server
 from tests.jobs.conftest import a_spec
@@ -121,7 +122,7 @@ async def test_a_collector_is_told_what_a_scrape_is(connect: Connect, monkeypatc
     sent = {point: value for point, value in values.items() if scrape not in point[1]}
     assert sent == pytest.approx(own)
     assert sent["raydml_queries_total", frozenset()] == 4
-    things = frozenset({("project", "default"), ("collection", "things")})
+    things = frozenset({("project", DEFAULT_PROJECT), ("collection", "things")})
     assert sent["raydml_collection_points", things] == 4
     assert collector.paths == ["/v1/metrics"] and collector.headers[0]["api-key"] == "secret"
     assert collector.headers[0]["content-encoding"] == "gzip"
