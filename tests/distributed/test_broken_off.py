@@ -147,7 +147,7 @@ def test_a_member_whose_last_forming_failed_meets_one_whose_did_not(tmp_path: Pa
         member.start()
     try:
         for member in members:
-            member.join(60)
+            member.join(100)
         assert [member.exitcode for member in members] == [0, 0]
     finally:
         for member in members:
