@@ -234,6 +234,8 @@ def disturb(hosts: Hosts, story: Story, job: Any) -> None:
     hosts.start(WORKERS[1])
     next_change(story, job, "power back: Ray is started there, a worker joins", mark, joined, "join")
     until("two workers", lambda: job.workers().now == 2)
+    start = step()
+    until("50 steps", lambda: step() >= start + 50)  # that both have the state
     lost, joined = counts()
     hosts.cable(WORKERS[0], "down")
     mark = next_change(story, job, "cable pulled: the others go on", time.monotonic(), lost, "death", "lost")

@@ -100,6 +100,9 @@ class ProcessGroup:
         if dist.is_initialized():
             with suppress(RuntimeError):  # of a group that was broken off
                 dist.destroy_process_group()
+        # It names the next group, and a forming that failed leaves it one too high: members whose last one did not
+        # fail would look for each other under another name, for ever.
+        _world.group_count = 0
         self._store = None
 
 

@@ -17,7 +17,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from api.exposition import Family, text
 from api.otlp import Sending, wanted
-from tests.api.conftest import Connect
+from raydml.jobs.database import Database
+from raydml.jobs.ids import DEFAULT_PROJECT
+from raydml.jobs.store import JobStore
+from tests.api.conftest import Connect, server
+from tests.jobs.conftest import a_spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 Point = tuple[str, frozenset[tuple[str, str]]]  # name and attributes
@@ -118,7 +122,7 @@ async def test_a_collector_is_told_what_a_scrape_is(connect: Connect, monkeypatc
     sent = {point: value for point, value in values.items() if scrape not in point[1]}
     assert sent == pytest.approx(own)
     assert sent["raydml_queries_total", frozenset()] == 4
-    things = frozenset({("project", "default"), ("collection", "things")})
+    things = frozenset({("project", DEFAULT_PROJECT), ("collection", "things")})
     assert sent["raydml_collection_points", things] == 4
     assert collector.paths == ["/v1/metrics"] and collector.headers[0]["api-key"] == "secret"
     assert collector.headers[0]["content-encoding"] == "gzip"
@@ -170,6 +174,39 @@ async def test_a_collector_that_refuses_or_is_away_costs_nothing_but_a_line(
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "soon")
     async with connect() as client:
         assert (await client.get("/livez")).status_code == 200
+
+
+def test_each_process_of_a_server_sends_what_it_alone_knows_and_one_of_them_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.at(tmp_path / "home")
+    job = JobStore(database, tmp_path / "home").create(a_spec())
+    JobStore(database, tmp_path / "home").ask("pause", job.id)
+    database.close()
+    with receiver() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
+
+        def instances() -> dict[str, dict[Point, float]]:
+            return {instance(each): told(each) for each in collector.requests}
+
+        with server(tmp_path / "home", "--workers", "2"):
+            collector.until(lambda: len(instances()) == 3)
+        (jobs,) = [values for values in instances().values() if ("raydml_jobs", state("paused")) in values]
+    assert jobs["raydml_jobs", state("paused")] == 1 and jobs["raydml_jobs", state("running")] == 0
+    names = [{name for name, _ in values} for values in instances().values()]
+    assert sum("raydml_waiting" in each for each in names) == 2
+    assert not any({"raydml_jobs", "raydml_waiting"} <= each for each in names)
+
+
+def state(name: str) -> frozenset[tuple[str, str]]:
+    return frozenset({("state", name)})
+
+
+def instance(request: ExportMetricsServiceRequest) -> str:
+    """Who sent it."""
+    attributes = request.resource_metrics[0].resource.attributes
+    return next(str(each.value.string_value) for each in attributes if each.key == "service.instance.id")
 
 
 def test_nothing_is_sent_unless_an_endpoint_is_named_and_nobody_said_no(home: Path) -> None:

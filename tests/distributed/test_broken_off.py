@@ -124,3 +124,31 @@ def test_a_group_whose_member_never_comes_is_broken_off_while_it_forms(tmp_path:
     with pytest.raises(PeerLost):
         processes.form(view, "here", Group(0, 1, 8))
     processes.leave()
+
+
+def _form_again(rank: int, store: str) -> None:
+    """Rank 0 waits for a member that never comes; then it forms a group with rank 1, who has had no such trouble."""
+    processes, group, names = ProcessGroup(lambda: dist.FileStore(store), "gloo"), Group(0, 1, 8), ("zero", "one")
+    if rank == 0:
+        threading.Timer(0.3, processes.abort).start()
+        with pytest.raises(PeerLost):
+            processes.form(View("run", 1, ("zero", "nowhere"), (4, 4), 0, None), "zero", group)
+    processes.form(View("run", 2, names, (4, 4), 0, None), names[rank], group)
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    assert total.item() == 2
+    processes.leave()
+
+
+@pytest.mark.timeout(240)
+def test_a_member_whose_last_forming_failed_meets_one_whose_did_not(tmp_path: Path) -> None:
+    members = [CONTEXT.Process(target=_form_again, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
+    for member in members:
+        member.start()
+    try:
+        for member in members:
+            member.join(100)
+        assert [member.exitcode for member in members] == [0, 0]
+    finally:
+        for member in members:
+            member.kill()
