@@ -61,6 +61,7 @@ class Planner:
         self._configurations = record.configurations()
         names = (name for each in self._configurations for name in trial_names(each.number, self.tune.models))
         self._trials = {name: record.trial(name) for name in names}
+        self._scored: dict[int, dict[int, float]] = {}  # by configuration, as long as no trial of it goes on
         self.running: set[str] = set()
 
     @property
@@ -100,6 +101,7 @@ class Planner:
             self.record.change_trial(trial, state="failed", reason=died)
             state = self.record.trial(trial)
         self._trials[trial] = state
+        self._scored.pop(int(trial.partition("-")[0]), None)
         score = scores([state], self.tune.objective, running_best=self._running_best)
         told = {"score": score[state.step]} if state.step in score else {}
         reason = {"reason": state.reason} if state.reason else {}
@@ -127,8 +129,10 @@ class Planner:
         failed = any(trial.state == "failed" for trial in trials)
         busy = any(trial.name in self.running for trial in trials)
         busy = busy or (not failed and any(trial.step < configured.target for trial in trials))
-        found = scores(trials, self.tune.objective, running_best=self._running_best)
-        return Standing(configured.number, configured.target, found, busy, failed)
+        if configured.number not in self._scored:
+            found = scores(trials, self.tune.objective, running_best=self._running_best)
+            self._scored[configured.number] = found
+        return Standing(configured.number, configured.target, self._scored[configured.number], busy, failed)
 
     def _carry_out(self, decision: Create | Promote | Exploit) -> None:
         if isinstance(decision, Create):
