@@ -1,8 +1,8 @@
 """A study's overhead per trial against Ray Tune alone, and its time to a target against search that stops nobody.
 
     python benchmarks/tuning.py overhead [--trials 40] [--cpus 2]
-    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--steps 90]
-        [--rates] [--seed 7] [--seeds 3]
+    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--rates] [--seeds 3]
+        [--set seed=7] [--set data.image_size=16]
 
 overhead: in one Ray, that many trials by Ray Tune alone whose function only reports, by raydml with a trial that only
 writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
@@ -156,10 +156,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40, help="of each contender")
     parser.add_argument("--cpus", type=int, default=2, help="of the Ray that is started")
     parser.add_argument("--spec", default="examples/tune-margins.yaml", help="target: a spec with a section tune")
-    parser.add_argument("--steps", type=int, help="target: other steps than the spec's")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="target: changes of the spec")
     parser.add_argument("--fraction", type=float, default=0.98, help="target: of the best score of search to the end")
     parser.add_argument("--rates", action="store_true", help="target: the learning rate varies too, 1e-5 to 0.1")
-    parser.add_argument("--seed", type=int, help="target: of the first study, where it is not the spec's")
     parser.add_argument("--seeds", type=int, default=1, help="target: studies of each kind, of seeds that follow")
     given = parser.parse_args()
     os.environ |= ENVIRONMENT
@@ -170,10 +169,7 @@ def main() -> None:
             if given.what == "overhead":
                 overhead(given.trials, Path(scratch))
             else:
-                overrides = [f"tune.trials={given.trials}"]
-                overrides += [f"train.steps={given.steps}"] if given.steps else []
-                overrides += [f"seed={given.seed}"] if given.seed is not None else []
-                spec = load_spec(given.spec, overrides)
+                spec = load_spec(given.spec, [f"tune.trials={given.trials}", *given.set])
                 target(with_rates(spec) if given.rates else spec, given.fraction, Path(scratch), given.seeds)
         finally:
             ray.shutdown()
