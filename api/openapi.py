@@ -74,6 +74,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         described_header = {"schema": {"type": "string"}, "description": "names the request in the server's log"}
         made["components"]["headers"] = {HEADER: described_header}
         made["components"]["securitySchemes"] = {"key": _SCHEME}
+        answers = made["components"]["responses"] = dict[str, Any]()
         for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 guarded = () if path in PUBLIC else _GUARDED
@@ -84,8 +85,20 @@ def document(app: FastAPI) -> dict[str, Any]:
                     operation["responses"].setdefault(str(status), answer)
                 for answer in operation["responses"].values():
                     answer["headers"] = {HEADER: {"$ref": f"#/components/headers/{HEADER}"}}
+                operation["responses"] = {
+                    status: _shared(int(status), answer, answers) for status, answer in operation["responses"].items()
+                }
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _shared(status: int, answer: dict[str, Any], answers: dict[str, Any]) -> dict[str, Any]:
+    """A refusal by its place among `answers`, where it stands once: every operation has a dozen of them."""
+    if status < HTTPStatus.BAD_REQUEST:
+        return answer
+    name = f"Refused{status}"
+    assert answers.setdefault(name, answer) == answer, f"a refusal {status} that differs from the others"
+    return {"$ref": f"#/components/responses/{name}"}
 
 
 def encoded(app: FastAPI) -> bytes:

@@ -35,6 +35,7 @@ from tests.jobs.house import House, tiny_spec
 
 REPETITIONS = 50
 EVENTS = 10
+AT_ONCE = 32  # streams that are opened; a server answers 429 to more than it lets wait
 SCRIPT = "import json, os, sys, raydml; raydml.train(json.load(open(sys.argv[1])), address=os.environ['RAY_ADDRESS'])"
 
 
@@ -155,11 +156,14 @@ def followers(home: Path, count: int) -> None:
 async def follow_all(store: JobStore, job: str, house: House, count: int) -> None:
     """Open all streams, write events, and time their arrivals."""
     arrivals: dict[int, list[float]] = {}
-    opened = asyncio.Semaphore(0)
+    opening, opened = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(0)
 
     async def follow(client: httpx2.AsyncClient) -> None:
         headers = {"Accept": "text/event-stream"}
+        await opening.acquire()
         async with client.stream("GET", f"/v1/jobs/{job}/events", params={"after": 1}, headers=headers) as answer:
+            assert answer.status_code == 200, answer
+            opening.release()
             opened.release()
             async for line in answer.aiter_lines():
                 if line.startswith("id:"):
@@ -171,6 +175,7 @@ async def follow_all(store: JobStore, job: str, house: House, count: int) -> Non
         tasks = [asyncio.create_task(follow(client)) for _ in range(count)]
         for _ in tasks:
             await opened.acquire()
+            assert not any(task.done() for task in tasks), "a stream ended"
         print(f"{count} streams opened in {time.perf_counter() - began:.1f} s")
         late, before = [], spent(house)
         for _ in range(EVENTS):

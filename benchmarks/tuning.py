@@ -1,8 +1,8 @@
 """A study's overhead per trial against Ray Tune alone, and its time to a target against search that stops nobody.
 
     python benchmarks/tuning.py overhead [--trials 40] [--cpus 2]
-    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--steps 90]
-        [--seed 7] [--seeds 3]
+    python benchmarks/tuning.py target [--spec examples/tune-margins.yaml] [--trials 40] [--rates] [--seeds 3]
+        [--set seed=7] [--set data.image_size=16]
 
 overhead: in one Ray, that many trials by Ray Tune alone whose function only reports, by raydml with a trial that only
 writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
@@ -119,6 +119,13 @@ def seen(folder: Path, objective: str) -> list[tuple[float, float]]:
     return sorted((line["time"] - began, line["validation"][objective]) for line in lines if "validation" in line)
 
 
+def with_rates(spec: JobSpec) -> JobSpec:
+    """The spec with a learning rate that varies too, over four orders of magnitude."""
+    document = spec.model_dump(mode="json")
+    document["tune"]["space"]["train.optimizer.lr"] = {"loguniform": [1e-5, 1e-1]}
+    return parse_spec(document)
+
+
 def target(spec: JobSpec, fraction: float, folder: Path, seeds: int) -> None:
     """A row for each seed of the study, which draws other configurations; and the median of the ratios."""
     print("| seed | target | to the end, s | ASHA, s | ratio | all of it to the end, s | all of ASHA, s |")
@@ -149,9 +156,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40, help="of each contender")
     parser.add_argument("--cpus", type=int, default=2, help="of the Ray that is started")
     parser.add_argument("--spec", default="examples/tune-margins.yaml", help="target: a spec with a section tune")
-    parser.add_argument("--steps", type=int, help="target: other steps than the spec's")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="target: changes of the spec")
     parser.add_argument("--fraction", type=float, default=0.98, help="target: of the best score of search to the end")
-    parser.add_argument("--seed", type=int, help="target: of the first study, where it is not the spec's")
+    parser.add_argument("--rates", action="store_true", help="target: the learning rate varies too, 1e-5 to 0.1")
     parser.add_argument("--seeds", type=int, default=1, help="target: studies of each kind, of seeds that follow")
     given = parser.parse_args()
     os.environ |= ENVIRONMENT
@@ -162,10 +169,8 @@ def main() -> None:
             if given.what == "overhead":
                 overhead(given.trials, Path(scratch))
             else:
-                overrides = [f"tune.trials={given.trials}"]
-                overrides += [f"train.steps={given.steps}"] if given.steps else []
-                overrides += [f"seed={given.seed}"] if given.seed is not None else []
-                target(load_spec(given.spec, overrides), given.fraction, Path(scratch), given.seeds)
+                spec = load_spec(given.spec, [f"tune.trials={given.trials}", *given.set])
+                target(with_rates(spec) if given.rates else spec, given.fraction, Path(scratch), given.seeds)
         finally:
             ray.shutdown()
 

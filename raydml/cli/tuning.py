@@ -75,7 +75,7 @@ def study_table(study: StudyResult, most: int | None = None) -> Table:
     if most is not None and len(study.rows) > most:
         table.caption = f"and {len(study.rows) - most} more"
     elif standings:
-        table.caption = study.verdict + _together(study)
+        table.caption = study.verdict + _together(study, tuned.objective)
     return table
 
 
@@ -105,7 +105,7 @@ class _Lines:
                 self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def _together(study: StudyResult) -> str:
+def _together(study: StudyResult, objective: str) -> str:
     """What the winner's models of all folds reach on test classes; nothing without folds."""
     found = study.facts.get("reality_check")
     if found is None:

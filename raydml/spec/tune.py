@@ -181,8 +181,8 @@ class TuneSpec(Frozen):
     )
     cost: Literal["seconds", "bytes"] | None = Field(
         None,
-        description="a second objective, to be small: seconds of a trial's steps, or bytes of the model's weights; the "
-        "result shows the Pareto front",
+        description="a second objective, to be small: seconds of a trial's steps, or bytes of the model's weights (of "
+        "what is sent nothing is known: most trials are one process); the result shows the Pareto front",
     )
     concurrency: int | None = Field(None, ge=1, le=1024, description="trials at once; default: as many as fit")
     budget_seconds: float | None = Field(

@@ -161,10 +161,13 @@ def test_settings_come_from_the_environment_and_unknown_ones_are_refused(
 def test_the_committed_openapi_document_is_current_and_every_error_in_it_a_problem() -> None:
     app = create_app(Settings())
     assert openapi.COMMITTED.read_bytes() == openapi.encoded(app), "run: python -m api"
-    operations = [operation for path in openapi.document(app)["paths"].values() for operation in path.values()]
+    document = openapi.document(app)
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names) > 1
     for operation in operations:
         assert operation["description"]
         for status, answer in operation["responses"].items():
-            assert (status < "400") or list(answer["content"]) == ["application/problem+json"]
+            assert (status < "400") or answer == {"$ref": f"#/components/responses/Refused{status}"}
+    for answer in document["components"]["responses"].values():
+        assert list(answer["content"]) == ["application/problem+json"]

@@ -156,7 +156,7 @@ def test_a_study_of_folds_ends_with_an_ordinary_run_and_with_what_its_models_rea
     tmp_path: Path, home: Path
 ) -> None:
     tune = {"space": {"loss.margin": {"choice": [0.1, 0.4]}}, "protocol": "reality_check", "folds": 2, "trials": 2}
-    spec = document(write_images(tmp_path), "folds", tune=tune)
+    spec = document(write_images(tmp_path), "folds", loss={"kind": "triplet"}, tune=tune)
     study = raydml.tune(spec)
     found = study.summary()["reality_check"]
     run, best = find_run("folds"), study.best
