@@ -65,6 +65,8 @@ def use(spec: JobSpec, preprocessing: Mapping[str, Any]) -> str:
     if preprocessing["kind"] == "image":
         pixels = (2, *shape[1:], *([shape[0]] if shape[0] > 1 else []))
         inputs = f"random.integers(0, 256, {pixels}, np.uint8)  # or a list of paths of image files, or of PIL images"
+    elif preprocessing["kind"] == "tokens":
+        inputs = '["a text", "another text"]'
     else:
         inputs = f"random.normal(size={(2, *shape)}).astype(np.float32)"
     own = isinstance(spec.model.backbone, CustomBackbone)
@@ -87,6 +89,9 @@ def _input_words(preprocessing: Mapping[str, Any]) -> str:
     shape = tuple(preprocessing["shape"])
     if preprocessing["kind"] == "vector":
         return f"Inputs are arrays of shape {shape}, used as they are."
+    if preprocessing["kind"] == "tokens":
+        made = {"ngrams": "hashed n-grams", "tokenizer": "tokens"}[preprocessing["text"]["kind"]]
+        return f"`embed` takes texts and makes at most {shape[0]} {made} of each."
     colours = "grey" if shape[0] == 1 else "red, green and blue"
     return (
         f"`embed` decodes an image, turns it upright, lays transparency on white, makes it {colours}, resizes "

@@ -22,6 +22,7 @@ from raydml.spec import JobSpec
 from raydml.training.record import RunRecord
 from raydml.training.worker import Job, run_worker
 from tests.distributed.harness import small_spec
+from tests.unit.test_texts import sentences, text_spec
 
 SHORT = {"steps": 6, "evaluate_every": 3, "checkpoint_every": 3}
 
@@ -114,6 +115,13 @@ def test_the_code_works_for_colours_vectors_and_ones_own_module(
     names = run_code(card_of(trained), trained.model, monkeypatch, module=own)
     assert names["inputs"].shape == (2, 5) and names["first"].shape == (8,)
     assert "arrays of shape (5,)" in card_of(trained)
+
+
+def test_the_code_works_for_texts(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = train(text_spec(sentences(tmp_path), name="texts"))
+    names = run_code(card_of(trained), trained.model, monkeypatch)
+    assert names["inputs"] == ["a text", "another text"] and names["second"].shape == (8,)
+    assert "takes texts and makes at most 40 hashed n-grams of each" in card_of(trained)
 
 
 def test_the_same_run_writes_the_same_bytes(images: Path, home: Path) -> None:

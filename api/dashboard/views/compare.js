@@ -53,7 +53,7 @@ function metrics(found, [a, b]) {
     [`B: ${b.job.name}`, ([, gain]) => share(gain.after), { class: "number" }],
     ["Gained", ([, gain]) => h("span", { class: gain.significant ? (gain.gained > 0 ? "good" : "bad") : "" }, signed(gain.gained)), { class: "number" }],
     [`${100 * found.how.confidence} % interval`, ([, gain]) => gain.interval.map(signed).join(" to "), { class: "number", hint: "of what was gained, by resampled queries that both were asked" }],
-    ["Verdict", ([, gain]) => (gain.significant ? "" : h("span", { class: "muted" }, "may be chance")), { class: "nowrap" }],
+    ["Verdict", ([, gain]) => (gain.significant ? "significant" : h("span", { class: "muted" }, "may be chance")), { class: "nowrap" }],
   ];
   return panel(
     "What was gained",
