@@ -114,7 +114,7 @@ def overhead(trials: int, folder: Path) -> None:
 
 
 class Seen:
-    """What a study logged: of each evaluation seconds since it began and the score, by time; and when it took a step."""
+    """What a study logged, by seconds since it began: each evaluation's score, in order, and when steps were taken."""
 
     def __init__(self, folder: Path, objective: str) -> None:
         began = StudyRecord(folder).read()["started"]
@@ -139,9 +139,7 @@ def with_rates(spec: JobSpec) -> JobSpec:
 
 def target(spec: JobSpec, fraction: float, folder: Path, seeds: int) -> None:
     """A row for each seed of the study, which draws other configurations; and the median of the ratios."""
-    print(
-        "| seed | target | to the end, s | ASHA, s | ratio | to the end, steps | ASHA, steps | ratio | all, s | ASHA, s |"
-    )
+    print("| seed | target | to the end, s | ASHA, s | ratio | to the end, steps | ASHA | ratio | all, s | ASHA, s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     ratios: list[tuple[float, ...]] = []
     for seed in range(spec.seed, spec.seed + seeds):
