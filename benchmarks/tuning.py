@@ -8,7 +8,8 @@ overhead: in one Ray, that many trials by Ray Tune alone whose function only rep
 writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
 last answer, over trials. Processes are kept for the next trial by all three.
 target: the same configurations, in the same order, with ASHA and to the end. The target is that fraction of the best
-validation score that search to the end ever sees; told is when a trial of each study first reaches it.
+validation score that search to the end ever sees; told is when a trial of each study first reaches it, by the clock and
+by the steps that all trials have taken, which a busy machine does not change much.
 """
 
 from __future__ import annotations
@@ -112,11 +113,21 @@ def overhead(trials: int, folder: Path) -> None:
         print(f"| {name} | {trials} | {seconds:.2f} | {1000 * seconds / trials:.0f} |", flush=True)
 
 
-def seen(folder: Path, objective: str) -> list[tuple[float, float]]:
-    """Every evaluation of a study: seconds since it began, and the score; by time."""
-    began = StudyRecord(folder).read()["started"]
-    lines = [line for path in folder.glob("trials/*/metrics.jsonl") for line in read_lines(path)[0]]
-    return sorted((line["time"] - began, line["validation"][objective]) for line in lines if "validation" in line)
+class Seen:
+    """What a study logged, by seconds since it began: each evaluation's score, in order, and when steps were taken."""
+
+    def __init__(self, folder: Path, objective: str) -> None:
+        began = StudyRecord(folder).read()["started"]
+        lines = [line for path in folder.glob("trials/*/metrics.jsonl") for line in read_lines(path)[0]]
+        self.steps = [line["time"] - began for line in lines if "loss" in line]
+        self.scores = sorted(
+            (line["time"] - began, line["validation"][objective]) for line in lines if "validation" in line
+        )
+
+    def reached(self, score: float) -> tuple[float, float]:
+        """Seconds until a trial had that score, and steps that all trials had taken by then; nan where none had it."""
+        seconds = next((at for at, found in self.scores if found >= score), float("nan"))
+        return seconds, sum(at <= seconds for at in self.steps) or float("nan")
 
 
 def with_rates(spec: JobSpec) -> JobSpec:
@@ -128,9 +139,9 @@ def with_rates(spec: JobSpec) -> JobSpec:
 
 def target(spec: JobSpec, fraction: float, folder: Path, seeds: int) -> None:
     """A row for each seed of the study, which draws other configurations; and the median of the ratios."""
-    print("| seed | target | to the end, s | ASHA, s | ratio | all of it to the end, s | all of ASHA, s |")
-    print("|---|---|---|---|---|---|---|")
-    ratios = []
+    print("| seed | target | to the end, s | ASHA, s | ratio | to the end, steps | ASHA | ratio | all, s | ASHA, s |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    ratios: list[tuple[float, ...]] = []
     for seed in range(spec.seed, spec.seed + seeds):
         took, found = {}, {}
         for kind in ("none", "asha"):
@@ -138,15 +149,15 @@ def target(spec: JobSpec, fraction: float, folder: Path, seeds: int) -> None:
             changed |= {"seed": seed, "tune": changed["tune"] | {"scheduler": {"kind": kind}}}
             place = folder / f"{kind}-{seed}"
             took[kind] = study(parse_spec(changed), place, Training(folder))
-            found[kind] = seen(place, tuned(spec).objective)
-        wanted = fraction * max(score for _, score in found["none"])
-        reached = {
-            kind: next((at for at, score in each if score >= wanted), float("nan")) for kind, each in found.items()
-        }
-        ratios.append(reached["asha"] / reached["none"])
-        times = f"{reached['none']:.1f} | {reached['asha']:.1f} | {ratios[-1]:.2f}"
-        print(f"| {seed} | {wanted:.4f} | {times} | {took['none']:.1f} | {took['asha']:.1f} |", flush=True)
-    print(f"median ratio: {median(ratios):.2f}; nan: never reached")
+            found[kind] = Seen(place, tuned(spec).objective)
+        wanted = fraction * max(score for _, score in found["none"].scores)
+        slow, quick = (found[kind].reached(wanted) for kind in ("none", "asha"))
+        ratios.append(tuple(b / a for a, b in zip(slow, quick, strict=True)))
+        seconds = f"{slow[0]:.1f} | {quick[0]:.1f} | {ratios[-1][0]:.2f}"
+        steps = f"{slow[1]:.0f} | {quick[1]:.0f} | {ratios[-1][1]:.2f}"
+        print(f"| {seed} | {wanted:.4f} | {seconds} | {steps} | {took['none']:.1f} | {took['asha']:.1f} |", flush=True)
+    medians = [median(each) for each in zip(*ratios, strict=True)]
+    print(f"median ratios: {medians[0]:.2f} of seconds, {medians[1]:.2f} of steps; nan: never reached")
 
 
 def main() -> None:

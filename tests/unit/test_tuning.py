@@ -198,6 +198,23 @@ def test_no_more_trials_run_at_once_than_were_admitted(tmp_path: Path) -> None:
     assert tasks[3] == "wait" and len({task.trial for task in tasks[:3] if isinstance(task, Task)}) == 3
 
 
+def test_a_study_that_is_over_hands_nothing_out_and_waits_for_who_still_runs(tmp_path: Path) -> None:
+    planner = new_study(tmp_path / "study", study_spec({"trials": 3}), 2)
+    first, second = planner.next(), planner.next()
+    assert isinstance(first, Task) and isinstance(second, Task)
+    planner.over = True
+    assert planner.next() == "wait", "two still run"
+    Synthetic(near)(first.folder, 40)
+    planner.ended(first.trial)
+    assert planner.next() == "wait", "one still runs, and its place is nobody's"
+    planner.ended(second.trial)  # it was asked to stop before its first step
+    assert planner.next() == "done" and not planner.done
+    states = [planner.record.trial(task.trial) for task in (first, second)]
+    assert [(state.state, state.step, state.reason) for state in states] == [("paused", 40, None), ("waiting", 0, None)]
+    done = drive(Planner(study_spec({"trials": 3}), planner.record, 1, no_checkpoint), Synthetic(near))
+    assert [task.trial for task in done] == ["00000-0", "00001-0", "00002-0"], "later it goes on"
+
+
 def test_a_trial_that_failed_is_not_tried_again_and_the_study_goes_on(tmp_path: Path) -> None:
     planner = new_study(tmp_path / "study", study_spec({"trials": 3}))
     first = planner.next()
