@@ -90,7 +90,7 @@ class Approximate:
         room = 1 if usable is None else _ROOM
         depth = min(max(room * kept, k * self.setting.factor), len(searched.vectors))
         with for_batch(len(asked)):
-            _, rows = self.index.search(asked, depth, params=self._parameters)
+            _, rows = _search(self.index)(asked, depth, params=self._parameters)
         if usable is not None:
             rows[~usable[rows]] = -1  # a row of -1 is already none
         if kept < depth:
@@ -179,6 +179,11 @@ def _curve(
         if min(setting.microseconds for setting in curve[-len(_FACTORS[kind]) :]) > enough:
             break
     return curve
+
+
+def _search(index: Any) -> Any:
+    """Its search for arrays, also where `faiss.contrib.torch_utils` was imported, whose search takes no parameters."""
+    return getattr(index, "search_numpy", index.search)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

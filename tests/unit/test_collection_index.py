@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +126,21 @@ def test_a_collection_with_an_index_loses_and_gains_points_and_can_be_asked_exac
     damaged.rebuild()
     assert damaged.search(QUERIES, exact=True) == exact
     damaged.check()
+
+
+def test_an_index_is_searched_where_faiss_was_patched_for_tensors() -> None:
+    script = """
+import faiss, numpy as np, pytorch_metric_learning.utils.inference, sys
+assert "faiss.contrib.torch_utils" in sys.modules
+from raydml.search.approximate import Approximate, Setting
+from raydml.search.nearest import Searched, nearest
+vectors = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
+index = faiss.index_factory(8, "IVF4,Flat", faiss.METRIC_L2)
+index.train(vectors)
+index.add(vectors)
+searched = Searched.of(vectors, "l2")
+every_list = Approximate(index, Setting(4, 1, 1.0, 1.0, 1.0, 1.0), 1.0)
+for found, true in zip(every_list.nearest(vectors[:9], searched, 5, None), nearest(vectors[:9], searched, 5)):
+    assert np.array_equal(found, true)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
