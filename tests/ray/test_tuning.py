@@ -135,6 +135,7 @@ class Shot:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_trial_killed_while_it_trains_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
     one = {"parallel": {"workers": {"min": 1, "max": 1, "cpus": 1}}, "train": {"steps": 400, "evaluate_every": 4}}
@@ -151,6 +152,7 @@ def test_a_trial_killed_while_it_trains_ends_with_the_bits_of_one_that_was_not(t
     assert lines[0] == lines[1], "each step and each evaluation is told once"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_study_of_folds_ends_with_an_ordinary_run_and_with_what_its_models_reach_together(
     tmp_path: Path, home: Path
