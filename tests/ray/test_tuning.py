@@ -65,6 +65,7 @@ def test_the_winner_of_a_study_is_a_run_like_any_other(tmp_path: Path, home: Pat
         raydml.tune(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_study_that_is_stopped_keeps_its_trials_and_goes_on(tmp_path: Path, home: Path) -> None:
     spec = document(write_images(tmp_path), "stopped", tune=MARGINS | {"scheduler": {"kind": "none"}, "trials": 2})
