@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,7 @@ def _wait_for_ever(rank: int, store: str) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_worker_whose_call_does_not_end_though_it_was_broken_off_ends_itself(tmp_path: Path) -> None:
-    members = [CONTEXT.Process(target=_wait_for_ever, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
-    for member in members:
-        member.start()
-    try:
-        for member in members:
-            member.join(60)
-        assert [member.exitcode for member in members] == [1, 0]
-    finally:
-        for member in members:
-            member.kill()
+    assert _exit_codes(_wait_for_ever, tmp_path / "store") == [1, 0]
 
 
 def test_a_group_whose_member_never_comes_is_broken_off_while_it_forms(tmp_path: Path) -> None:
@@ -142,13 +134,18 @@ def _form_again(rank: int, store: str) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_member_whose_last_forming_failed_meets_one_whose_did_not(tmp_path: Path) -> None:
-    members = [CONTEXT.Process(target=_form_again, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
+    assert _exit_codes(_form_again, tmp_path / "store") == [0, 0]
+
+
+def _exit_codes(work: Callable[[int, str], None], store: Path) -> list[int | None]:
+    """How two processes that do this, each with its rank, ended; None for one that did not within 100 s."""
+    members = [CONTEXT.Process(target=work, args=(rank, str(store))) for rank in range(2)]
     for member in members:
         member.start()
     try:
         for member in members:
             member.join(100)
-        assert [member.exitcode for member in members] == [0, 0]
+        return [member.exitcode for member in members]
     finally:
         for member in members:
             member.kill()
