@@ -173,7 +173,11 @@ class Evaluation(Document):
 
 
 class Trial(Document):
-    """One configuration of a sweep: its values by field, and what its trials reached on validation classes."""
+    """One configuration of a sweep: its values by field, and what its trials reached on validation classes.
+
+    `difference` is its mean less the best's, over the seeds of both; intervals are of 95 %; `verdict` is `best`,
+    `worse`, `not significant`, `too few seeds`, or None where it did not come as far as the best.
+    """
 
     configuration: int
     values: dict[str, Any]
@@ -187,15 +191,24 @@ class Trial(Document):
     on_front: bool
     lineage: list[dict[str, Any]]
     reason: str | None
+    interval: tuple[float, float] | None = None
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    verdict: str | None = None
 
 
 class Trials(Document):
-    """The leaderboard of a sweep as it was when the server answered, the best first; `best` is ahead."""
+    """The leaderboard of a sweep as it was when the server answered, the best first; `best` is ahead.
+
+    `verdict` is a sentence: whether that may be chance.
+    """
 
     state: str
     objective: str
     cost: str | None
     best: int | None
+    verdict: str | None = None
     reality_check: dict[str, Any] | None = None
     total: int
     items: list[Trial]

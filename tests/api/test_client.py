@@ -436,6 +436,7 @@ def test_a_sweep_is_made_followed_stopped_and_tells_its_trials(
     assert sweep.wait("succeeded", timeout=60).result == {"winner": {"configuration": 0}}
     trials = sweep.trials()
     assert [trial.state for trial in trials] == ["trained"] * 2 and trials.best == trials.items[0].configuration
+    assert [trial.verdict for trial in trials] == ["best", "too few seeds"] and trials.verdict
     assert len(trials.to_pandas()) == len(sweep.trials(most=1)) + 1 == 2
     assert [event.data["event"] for event in sweep.events() if event.type == "trial"].count("trained") == 2
     assert list(sweep.logs()) == []

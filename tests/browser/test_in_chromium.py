@@ -145,8 +145,7 @@ def test_a_dropped_image_finds_itself_and_its_class(visitor: Visitor, trained: T
 def test_a_typed_text_finds_itself_and_its_class(visitor: Visitor, phrases: str) -> None:
     page = visitor.page
     visitor.open(f"/search?collection={phrases}", "Search")
-    visitor.tab_to(page.get_by_role("button", name="Text", exact=True))
-    visitor.press("Enter")
+    visitor.wait(page.locator('button[aria-pressed="true"]', has_text="Text"))  # what a model of texts is asked by
     visitor.tab_to(page.get_by_label("What to look for"))
     page.keyboard.type("good morning")
     visitor.press("Enter")

@@ -37,7 +37,8 @@ export async function show(place, { query, signal }) {
     fill(about, `${number(described.points)} points of dimension ${described.dimension}, ${words(described.metric)}${described.model_digest ? `, model ${described.model_digest.slice(0, 12)}` : ", without a model: search by point"}`);
     state.metric = described.metric;
     state.items = await picturesOf(described.model_digest, signal);
-    if (!described.model_digest) { state.kind = "id"; draw(); }
+    state.kind = !described.model_digest ? "id" : state.items?.texts && !state.items.hasPictures ? "text" : "image";
+    draw();
   }
 
   async function search(event) {
