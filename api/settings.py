@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
         return self.database or default_url(self.home)
 
 
+@lru_cache
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address; of names, localhost alone."""
     try:

@@ -22,6 +22,7 @@ from raydml.membership.messages import Beat, Report, Standing, View
 BEAT_SECONDS = 0.25
 STEP_SECONDS = 0.02  # between beats that tell of a new step: where a lone worker dies, the authority knows at which
 ORPHANED_SECONDS = 120.0
+_AGAIN_SECONDS = 0.02  # a broken connection is to be back well within the authority's grace
 _CONNECT_SECONDS = 2.0
 
 
@@ -131,7 +132,7 @@ class Link:
                     self._speak(line)
             except (OSError, ValueError):
                 self._check_lease()
-                time.sleep(0.05)
+                time.sleep(_AGAIN_SECONDS)
 
     def _speak(self, line: socket.socket) -> None:
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -29,7 +29,7 @@ from raydml.training.record import RunRecord
 from raydml.training.worker import Job
 
 START_SECONDS = 60.0  # for all workers that there is room for; then a run begins with fewer
-GRACE = 0.25  # seconds that a connection may be closed before its member counts as lost
+GRACE = 0.15  # seconds that a connection may be closed before its member counts as lost
 
 
 class Driver:
