@@ -1,4 +1,4 @@
-"""A view and queries -> the k nearest points of each: each part gives its nearest rows, and the best of all remain.
+"""A view and queries -> the k nearest points of each: the best of what is scanned and of what indexes find.
 
 A part is scanned exactly, or searched through its index where it has one that was measured to be faster. What a filter
 allows is always scanned: how well an index does under a filter depends on both, and nobody has measured it before.
@@ -11,7 +11,7 @@ import numpy as np
 from raydml.search.allowed import Allowed
 from raydml.search.approximate import Approximate
 from raydml.search.items import Array
-from raydml.search.nearest import best_of, nearest
+from raydml.search.nearest import Pool, best_of, nearest_of
 from raydml.search.segments import Segment
 from raydml.search.view import Part, View
 
@@ -31,9 +31,19 @@ def search(
     `excluded` (nq, m) are keys of points that are no hits of that query. Equal closeness comes in order of keys.
     """
     depth = k if excluded is None else k + excluded.shape[1]
-    parts = [part for part in view.parts.values() if len(part.rows)]
-    found = [_part(part, queries, min(depth, len(part.rows)), allowed, exact) for part in parts]
-    if len(parts) == 1 and excluded is None and found[0][0].shape[1] == k:
+    scanned: list[Pool] = []
+    found: list[tuple[Array, Array]] = []
+    for part in (part for part in view.parts.values() if len(part.rows)):
+        here = min(depth, len(part.rows))
+        index = approximate(part, here) if allowed is None and not exact else None
+        if index is None:
+            scanned.append(_pool(part, allowed))
+        else:
+            values, rows = index.nearest(queries, part.rows.searched, here, _alive(part))
+            found.append((values, np.where(rows < 0, -1, part.rows.keys[rows])))
+    if scanned:
+        found.append(nearest_of(queries, scanned, min(depth, sum(map(len, scanned)))))
+    if len(found) == 1 and excluded is None and found[0][0].shape[1] == k:
         return found[0]
     closeness = np.concatenate([np.full((len(queries), depth), -np.inf), *(values for values, _ in found)], axis=1)
     keys = np.concatenate([np.full((len(queries), depth), -1), *(keys for _, keys in found)], axis=1)
@@ -49,18 +59,18 @@ def approximate(part: Part, k: int) -> Approximate | None:
     return index if index is not None and index.serves(k) else None
 
 
-def _part(part: Part, queries: Array, k: int, allowed: Allowed | None, exact: bool) -> tuple[Array, Array]:
-    """Closeness and keys (nq, k) of one part's nearest points."""
-    total = len(part.rows)
+def _alive(part: Part) -> Array | None:
+    return part.alive if part.num_dead else None
+
+
+def _pool(part: Part, allowed: Allowed | None) -> Pool:
+    """What is to be scanned of a part."""
+    keys, total = part.rows.keys, len(part.rows)
     if allowed is None:
-        usable = part.alive if part.num_dead else None
-        index = None if exact else approximate(part, k)
-        values, rows = (nearest if index is None else index.nearest)(queries, part.rows.searched, k, usable)
-    elif len(chosen := allowed.rows(part)) > _MOSTLY * total:
-        usable = np.zeros(total, dtype=bool)
-        usable[chosen] = True
-        values, rows = nearest(queries, part.rows.searched, k, usable)
-    else:
-        values, places = nearest(queries, allowed.copies(part), k)
-        rows = np.where(places < 0, -1, chosen[places]) if len(chosen) else places
-    return values, np.where(rows < 0, -1, part.rows.keys[rows])
+        return Pool(part.rows.searched, keys, _alive(part))
+    chosen = allowed.rows(part)
+    if len(chosen) <= _MOSTLY * total:
+        return Pool(allowed.copies(part), keys[chosen])
+    usable = np.zeros(total, dtype=bool)
+    usable[chosen] = True
+    return Pool(part.rows.searched, keys, usable)

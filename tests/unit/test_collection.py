@@ -11,6 +11,7 @@ import pytest
 
 from raydml.errors import CollectionError, ModelMismatch
 from raydml.search import Collection, queries
+from raydml.search.items import Metric
 
 pytestmark = pytest.mark.timeout(300)
 RANDOM = np.random.default_rng(0)
@@ -56,6 +57,38 @@ def test_equal_vectors_come_by_insertion_and_an_item_is_not_its_own_hit(tmp_path
     assert [hit.id for hit in collection.search(ids=[151], k=10)[0]] == [0, 150, *range(152, 160)]
     assert [hit.id for hit in collection.search(ids=[151], k=4, filter={"even": False})[0]] == [153, 155, 157, 159]
     assert len(collection.search(ids=[0], k=10**6)[0]) == 199
+
+
+def test_an_item_that_was_written_again_keeps_its_place_among_equal_ones(tmp_path: Path) -> None:
+    collection = Collection.open(tmp_path / "c", 2)
+    written = []
+    for round in range(4):  # rows of an item in several segments, and unsealed ones
+        for identifier in ("abc", "ca", "b", "dba")[round]:
+            collection.upsert([identifier], [[1.0, 1.0]])
+            written += [identifier] if identifier not in written else []
+            for k in range(1, len(written) + 1):
+                for filter in (None, {}):
+                    hits = collection.search([[1.0, 1.0]], k=k, filter=filter)[0]
+                    assert [hit.id for hit in hits] == written[:k]
+        if round < 2:
+            collection.seal()
+    assert written == list("abcd")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+def test_hits_do_not_depend_on_how_many_segments_hold_the_rows(tmp_path: Path, metric: Metric) -> None:
+    vectors = np.random.default_rng(2).integers(-2, 3, (400, 3)) + np.float32([0.5, 0, 0])  # many are equal
+    whole, parts = (Collection.open(tmp_path / name, 3, metric) for name in ("whole", "parts"))
+    whole.upsert(range(400), vectors, [{"row": row} for row in range(400)])
+    for start in range(0, 400, 90):
+        stop = min(start + 90, 400)
+        parts.upsert(range(start, stop), vectors[start:stop], [{"row": row} for row in range(start, stop)])
+        parts.seal()
+    for collection in (whole, parts):
+        collection.delete(range(0, 400, 7))
+    for k in (1, 5, 60, 400):
+        for filter in (None, {"row": {"gte": 380}}, {"row": {"lt": 350}}):
+            assert parts.search(vectors[:20], k=k, filter=filter) == whole.search(vectors[:20], k=k, filter=filter)
 
 
 def test_the_blas_threshold_of_the_process_is_given_back(tmp_path: Path) -> None:
