@@ -1,8 +1,8 @@
 """The service of jobs: submit to first step beside plain Ray Jobs, the list of many jobs, many followers.
 
-    python benchmarks/service.py submit [repetitions]     # starts a real Ray
-    python benchmarks/service.py list [jobs]
-    python benchmarks/service.py followers [followers]
+    PYTHONPATH=. python benchmarks/service.py submit [repetitions]     # starts a real Ray
+    PYTHONPATH=. python benchmarks/service.py list [jobs]
+    PYTHONPATH=. python benchmarks/service.py followers [followers]
 
 `submit`: the same spec goes to `raydml serve`, and to the same Ray as a script that calls `raydml.train`, by turns;
 time from before the request to the time that the first line of the run's metrics bears. Ray and data are warm.
