@@ -79,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(search.direct)
     for part in PARTS:
         app.include_router(part.router)
+    app.add_middleware(search.Shortcut)
     app.add_middleware(Guard, service=service)
     app.add_middleware(Envelope, settings=settings, requests=service.requests)
     problems.install(app)

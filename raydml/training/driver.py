@@ -97,12 +97,9 @@ class Driver:
         if wanted is not None:  # whoever asked has been told what is possible
             self._fleet.resize(wanted)
         now = time.monotonic()
-        turn = self._fleet.tick(now)
-        if (
-            self._server.view is None
-            and now > self._began + START_SECONDS
-            and len(turn.nodes) >= self._placement.minimum
-        ):
+        view = self._server.view
+        turn = self._fleet.tick(now, view.members if view is not None else ())
+        if view is None and now > self._began + START_SECONDS and len(turn.nodes) >= self._placement.minimum:
             self._server.ask(lambda authority, _: authority.settle_for(self._placement.minimum))
         self._server.ask(lambda authority, now: _tell(authority, turn.leave, turn.dead, now))
         self._log_events()

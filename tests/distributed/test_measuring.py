@@ -159,7 +159,8 @@ def test_class_parallel_spares_a_wide_classifier_work_and_nothing_spares_a_small
         owners = [cpu for name, cpu in seconds.items() if "class_parallel" in name]
         assert min(owners) < 0.8 * min(cpu for name, cpu in seconds.items() if "class_parallel" not in name)
     else:
-        assert min(seconds["ddp on 2"], seconds["ddp on 1"]) < 1.2 * min(seconds.values())
+        exact = [seconds[label(trial)] for trial in studied.found.trials if not trial.rounds]
+        assert min(seconds["ddp on 2"], seconds["ddp on 1"]) < 1.2 * min(exact)
 
 
 @pytest.mark.slow
@@ -172,8 +173,11 @@ def test_the_fastest_is_picked_and_exhaustive_measurement_agrees(studied: Studie
     pick, chosen = found.fastest, found.chosen
     assert pick is not None and chosen is not None
     assert seconds[label(pick)] <= 1.4 * min(seconds.values())
-    assert pick.strategy == "ddp" and chosen.strategy == "ddp"
+    assert pick.strategy == "ddp"
     assert ("loss.class_parallel" in pick.changes) == studied.wide
+    as_told = [one for one in found.trials if one.workers == found.workers and not one.changes]
+    assert seconds[label(chosen)] <= 1.4 * min(seconds[label(one)] for one in as_told)
+    assert chosen.strategy == "ddp" or studied.wide, "without its own option a wide classifier is as slow by all"
 
 
 def test_a_cost_is_of_the_steps_that_are_counted(tmp_path: Path) -> None:

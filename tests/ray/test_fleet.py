@@ -15,6 +15,7 @@ import pytest
 import ray
 from ray._private.state import state as cluster_state
 
+from raydml.training.fleet import keeping
 from raydml.training.fleet.keeping import Fleet, Turn
 from raydml.training.fleet.nodes import look
 from raydml.training.fleet.placement import Placement
@@ -35,14 +36,16 @@ class Driver:
         self.fleet = Fleet(functools.partial(follow, str(self.signals)), placement, self.scratch)
         self.turn: Turn
         self.dead: list[str] = []
+        self.members: set[str] = set()  # of the present group
+        self.passes_on = True
 
     def until(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> float:
         """Tick until it holds; the seconds that it took."""
         start = time.monotonic()
         while time.monotonic() - start < seconds:
-            self.turn = self.fleet.tick(time.monotonic())
+            self.turn = self.fleet.tick(time.monotonic(), self.members)
             self.dead += self.turn.dead
-            for name in self.turn.leave:
+            for name in self.turn.leave if self.passes_on else ():
                 (self.signals / f"{name}.leave").touch()
             if holds():
                 return time.monotonic() - start
@@ -137,7 +140,7 @@ def test_workers_die_and_nodes_come_drain_and_die_and_the_run_ends(machines: Mac
 
 @pytest.mark.slow
 def test_ray_train_is_restarted_a_drained_worker_waits_and_a_run_without_room_for_its_group_ends(
-    machines: Machines, tmp_path: Path
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     while len(machines.nodes) < 2:
         machines.arrive()
@@ -157,9 +160,21 @@ def test_ray_train_is_restarted_a_drained_worker_waits_and_a_run_without_room_fo
     assert member in driver.living() and member in driver.turn.nodes, "a function that returned is replaced no more"
     machines.kill(home)
     driver.until(lambda: member not in driver.living(), "the node's worker is gone")
+    driver.fleet.resize(1)  # as a service does that has room for one worker left
+    driver.until(lambda: not driver.turn.pending, "the extra that did not work yet is stopped")
     until = time.monotonic() + 8
     driver.until(lambda: time.monotonic() > until, "time passes")
-    assert "extra-00000" in driver.living()
+    assert "extra-00000" in driver.living() and not driver.turn.leave, "it may be all that holds the state"
+    driver.passes_on = False  # a member leaves once another one holds the state
+    monkeypatch.setattr(keeping, "LEAVE_SECONDS", 1.0)
+    driver.members = {"extra-00000"}
+    machines.drain(driver.turn.nodes["extra-00000"])
+    driver.until(lambda: "extra-00000" in driver.turn.leave, "its node is to go")
+    until = time.monotonic() + 4
+    driver.until(lambda: time.monotonic() > until, "time passes")
+    assert "extra-00000" in driver.living(), "it was stopped, and nobody else held the state"
+    driver.members = {"extra-00000", "group-00000"}
+    driver.until(lambda: "extra-00000" not in driver.living(), "others hold the state: what does not leave is stopped")
     took = driver.finish()
     print(f"the end of a run whose whole group has no room: {took:.1f} s")
     assert left_behind() == []

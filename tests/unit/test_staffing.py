@@ -32,6 +32,13 @@ def test_a_group_worker_that_is_away_is_replaced_by_an_extra_until_it_is_back() 
     assert decide(2, 2, 0, extras("working"), True) == [Leave("extra-0")]
 
 
+def test_for_a_group_worker_whose_node_died_extras_stay_and_none_is_started() -> None:
+    assert decide(1, 1, 0, extras("working"), True, gone=1) == [], "it may be all that holds the state"
+    assert decide(2, 2, 0, [], True, gone=1) == []
+    assert decide(2, 1, 0, [], True, gone=1) == [Start()]
+    assert decide(1, 1, 0, extras("working", "working", "pending"), True, gone=1) == [Stop("extra-2"), Leave("extra-1")]
+
+
 @pytest.mark.parametrize("phases", list(itertools.product(PHASES, repeat=4)))
 def test_after_every_decision_the_number_is_right(phases: tuple[Phase, ...]) -> None:
     for wanted, minimum, away in itertools.product(range(1, 7), range(1, 4), range(2)):

@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,21 +88,28 @@ class Fleet:
             )
         self._wanted = wanted
 
-    def tick(self, now: float) -> Turn:
-        """One turn at monotonic second `now`: see, decide, act. Never waits. RunError: Ray Train cannot be started."""
+    def tick(self, now: float, members: Collection[str] = ()) -> Turn:
+        """One turn at monotonic second `now`: see, decide, act. Never waits. RunError: Ray Train cannot be started.
+
+        `members` are the workers of the present group: one that was asked to leave, and does not, is stopped after
+        `LEAVE_SECONDS`, but not while it may be all that holds the state.
+        """
         self._see_group(now)
         self._see_extras(now)
-        draining = self._watch.seen.draining
+        alive, draining = self._watch.seen.alive, self._watch.seen.draining
         away = [name for name, node in self._group_nodes.items() if node in draining]
+        gone = sum(node not in alive for node in self._group_nodes.values())
+        leaving = {extra.name for extra in self._extras if extra.leaving_since is not None}
+        others_stay = not leaving.union(away).issuperset(members)
         for extra in self._extras:
             if extra.node in draining or extra.leaving_since is not None:
-                self._ask_to_leave(extra, now)
+                self._ask_to_leave(extra, now, needed=extra.name in members and not others_stay)
         seen = [extra.look() for extra in self._extras]
         if not self._finished:  # once a worker has returned, the run is over
             may_start = pause(self._endings, now) == 0.0
             # Before the group stands, an extra that does not fit beside it would take its room.
             wanted = self._wanted if self._group_stood else min(self._wanted, self._placement.workers)
-            for decision in decide(wanted, self._placement.minimum, len(away), seen, may_start):
+            for decision in decide(wanted, self._placement.minimum, len(away), seen, may_start, gone):
                 self._act(decision, now)
         return Turn(
             leave=dict.fromkeys(away, "drain")
@@ -190,8 +198,8 @@ class Fleet:
         elif isinstance(decision, Leave):
             self._ask_to_leave(extra, now)
 
-    def _ask_to_leave(self, extra: ExtraHandle, now: float) -> None:
-        if extra.leaving_since is None:
+    def _ask_to_leave(self, extra: ExtraHandle, now: float, needed: bool = False) -> None:
+        if extra.leaving_since is None or needed:
             extra.leaving_since = now
         elif now - extra.leaving_since > LEAVE_SECONDS:
             extra.stop()

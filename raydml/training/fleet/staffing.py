@@ -50,18 +50,23 @@ class Stop:
 Decision = Start | Leave | Stop
 
 
-def decide(wanted: int, minimum: int, away: int, extras: Sequence[Extra], may_start: bool) -> list[Decision]:
+def decide(
+    wanted: int, minimum: int, away: int, extras: Sequence[Extra], may_start: bool, gone: int = 0
+) -> list[Decision]:
     """What brings the extras to their number: `wanted - minimum`, and one for each of `away` group workers.
 
     `extras` stand in the order in which they were started. Too many: the newest go first, those that do not work yet
-    before those that do. `away` are group workers that left a draining node, until Ray Train has replaced them.
+    before those that do. `away` are group workers that left a draining node, until Ray Train has replaced them. `gone`
+    are those whose node died: nobody is started in their place, which Ray Train does, but as many extras stay: one of
+    them may be all that holds the state, in the room that the replacement waits for.
     """
     staying = [extra for extra in extras if extra.phase != "leaving"]
     missing = max(0, wanted - minimum) + away - len(staying)
     if missing >= 0:
         return [Start()] * missing if may_start else []
     newest_first = sorted(reversed(staying), key=lambda extra: extra.phase == "working")
-    return [Leave(extra.name) if extra.phase == "working" else Stop(extra.name) for extra in newest_first[:-missing]]
+    leaving = newest_first[: max(0, -missing - gone)]
+    return [Leave(extra.name) if extra.phase == "working" else Stop(extra.name) for extra in leaving]
 
 
 def pause(endings: Sequence[float], now: float) -> float:
