@@ -169,7 +169,8 @@ class DataParallel:
         if self._reducer is not None:
             gradients, self._reduced = self._reducer.total(self._leaves(parts))
         else:
-            total = (self._sums.by_the_tree if self._bitwise else self._sums.plainly)(self._passes(parts))
+            found = self._sums.by_the_tree if self._bitwise else self._sums.plainly
+            total = found(self._passes(parts) if self._bitwise or None in self._runs else self._joined(parts))
             gradients, self._reduced = total[:count], total[count:]
         if self._together:  # the statistics are the same on every worker already
             self._reduced = self._alike
@@ -182,7 +183,17 @@ class DataParallel:
         for slot, (index, part) in enumerate(zip(self._group.owned, parts, strict=False)):
             run = self._runs[slot] or self._second_pass(slot)
             self._moved, self._alike = run.norms, run.statistics
-            yield Pass(index, partial(self._backward, run, part), () if self._together else run.statistics)
+            yield Pass(index, partial(self._backward, [run], [part]), () if self._together else run.statistics)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Iterator[Pass]:
+        """The way back of all own slices at once: autograd sums their gradients, which are copied out only then."""
+        runs = [run for run in self._runs if run is not None]
+        self._moved, self._alike = runs[0].norms, runs[0].statistics
+        counts = {len(run.statistics) for run in runs}
+        if len(counts) > 1:
+            raise SpecError(f"slices meet {sorted(counts)} batch norms: the forward must take the same layers for each")
+        rest = [torch.stack(values).sum(0) for values in zip(*(run.statistics for run in runs), strict=True)]
+        yield Pass(self._group.owned[0], partial(self._backward, runs, parts), () if self._together else rest)
 
     def _leaves(self, parts: Sequence[Tensor]) -> Iterator[Leaf]:
         """Gradients and statistics of each own slice."""
@@ -195,7 +206,7 @@ class DataParallel:
             ]
             yield given.index, gradients, list(given.rest)
 
-    def _backward(self, run: Run, cotangent: Tensor, take: Take) -> None:
+    def _backward(self, runs: Sequence[Run], cotangents: Sequence[Tensor], take: Take) -> None:
         """The gradient of each parameter is taken as soon as all of it is there."""
         if not self.parameters:
             return
@@ -210,7 +221,8 @@ class DataParallel:
             for place, parameter in enumerate(self.parameters)
         ]
         try:
-            torch.autograd.backward([run.embeddings], [cotangent.to(run.embeddings.dtype)], inputs=self.parameters)
+            given = [part.to(run.embeddings.dtype) for run, part in zip(runs, cotangents, strict=True)]
+            torch.autograd.backward([run.embeddings for run in runs], given, inputs=self.parameters)
         finally:
             for hook in hooks:
                 hook.remove()
