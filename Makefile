@@ -25,12 +25,11 @@ check: $(STAMP)   ## ruff, mypy --strict, import directions
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_imports.py
 
-# Two files at a time; then, one after another, those that start a process for every core, or Ray.
+# Two files at a time; then, one after another, those that start Ray.
 test: $(STAMP)   ## every test but the slow ones and chaos
 	failed=0; \
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK) and not ray" --ignore tests/distributed tests || failed=1; \
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK) and not ray" tests || failed=1; \
 	$(BIN)/pytest -q -m "$(QUICK) and ray" tests || failed=1; \
-	$(BIN)/pytest -q -m "$(QUICK)" tests/distributed || failed=1; \
 	exit $$failed
 
 slow: $(STAMP)   ## the slow tests
