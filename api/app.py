@@ -76,7 +76,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
-    app.include_router(search.direct)
     for part in PARTS:
         app.include_router(part.router)
     app.add_middleware(search.Shortcut)
