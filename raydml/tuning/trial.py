@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raydml.data import Dataset, open_dataset
 from raydml.errors import RaydmlError
 from raydml.parallel import Group
 from raydml.runs import held
@@ -28,6 +29,8 @@ from raydml.training.worker import Job, Worker
 from raydml.tuning.admission import alone
 
 TURN_SECONDS = 0.1
+OPENED = 2  # data sets that a process keeps: trials may differ in folds and in augmentation
+_opened: dict[tuple[Path, str], Dataset] = {}
 SECONDS = 60.0  # that a trial waits for the process of an earlier attempt to be gone
 
 
@@ -83,7 +86,19 @@ def _train_alone(job: Job) -> None:
     """In this process; with a GPU where Ray gave it one."""
     gpu = job.spec.parallel.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    Worker(job, Group(0, 1, job.spec.batch.virtual_workers), device).run()
+    Worker(job, Group(0, 1, job.spec.batch.virtual_workers), device, _dataset(job)).run()
+
+
+def _dataset(job: Job) -> Dataset:
+    """Of the job: read once by a process that trains one trial after another, for reading looks at every item."""
+    if job.dataset is not None:
+        return open_dataset(job.spec.data, job.home, custom=job.dataset)
+    name = job.home, job.spec.data.model_dump_json()
+    if name not in _opened:
+        if len(_opened) == OPENED:
+            _opened.pop(next(iter(_opened)))
+        _opened[name] = open_dataset(job.spec.data, job.home)
+    return _opened[name]
 
 
 def _train_group(job: Job) -> None:

@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from raydml.data import open_dataset
 from raydml.errors import DataError
 from raydml.parallel import Group
 from raydml.specfile import load_spec, parse_spec
 from raydml.training.checkpoints import TENSORS, Checkpoints
 from raydml.training.lines import read_lines
 from raydml.training.worker import Job, Worker
+from raydml.tuning import trial as trials_of
 from raydml.tuning.planner import Planner, Task, copied_checkpoint
 from raydml.tuning.record import StudyRecord
 from raydml.tuning.result import read_result
@@ -142,3 +144,21 @@ def test_a_study_without_validation_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="could not be compared without the test classes"):
         check(small_study({}), tmp_path, dataset=Vectors(validation="train"))
     check(small_study({}), tmp_path, dataset=Vectors())
+
+
+def test_a_process_reads_data_once_for_all_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Vectors()
+    np.savez(tmp_path / "data.npz", inputs=data.inputs, labels=data.labels, splits=np.array(data.splits))
+    opened: list[Any] = []
+    monkeypatch.setattr(trials_of, "_opened", {})
+    monkeypatch.setattr(trials_of, "open_dataset", lambda *given: opened.append(given) or open_dataset(*given))
+    spec = small_study({"scheduler": {"kind": "asha"}}, data={"kind": "arrays", "path": str(tmp_path / "data.npz")})
+    folder = tmp_path / "study"
+    drive(new_study(folder, spec), Training(tmp_path))
+    assert {row.state for row in read_result(folder).rows} <= {"trained", "paused"}
+    assert len(opened) == 1 and len(list(folder.glob("trials/0*"))) == 3
+    space = {"data.augment.noise": {"choice": [0.1, 0.2, 0.3]}}
+    others = small_study({"space": space, "algorithm": {"kind": "grid"}}, data=opened[0][0].model_dump(mode="json"))
+    drive(new_study(tmp_path / "others", others), Training(tmp_path))
+    assert len(opened) == 4, "trials may differ in their data"
+    assert len(trials_of._opened) == trials_of.OPENED
