@@ -8,8 +8,8 @@ overhead: in one Ray, that many trials by Ray Tune alone whose function only rep
 writes that it is trained, and by raydml with trials of one step of a tiny model; seconds from the first question to the
 last answer, over trials. Processes are kept for the next trial by all three.
 target: the same configurations, in the same order, with ASHA and to the end. The target is that fraction of the best
-validation score that search to the end ever sees; told is when a trial of each study first reaches it, by the clock and
-by the steps that all trials have taken, which a busy machine does not change much.
+validation score that search to the end ever sees; told is when a trial of each study first reaches it, by the clock
+from the first step on (Ray's processes start alike for both) and by the steps that all trials have taken.
 """
 
 from __future__ import annotations
@@ -114,11 +114,12 @@ def overhead(trials: int, folder: Path) -> None:
 
 
 class Seen:
-    """What a study logged, by seconds since it began: each evaluation's score, in order, and when steps were taken."""
+    """What a study logged, by seconds since its first step: each evaluation's score, in order, and when steps were
+    taken."""
 
     def __init__(self, folder: Path, objective: str) -> None:
-        began = StudyRecord(folder).read()["started"]
         lines = [line for path in folder.glob("trials/*/metrics.jsonl") for line in read_lines(path)[0]]
+        began = min(line["time"] - line["step_seconds"] for line in lines if "loss" in line)
         self.steps = [line["time"] - began for line in lines if "loss" in line]
         self.scores = sorted(
             (line["time"] - began, line["validation"][objective]) for line in lines if "validation" in line
