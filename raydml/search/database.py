@@ -75,6 +75,7 @@ def connect(folder: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(folder / DATABASE, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA temp_store = MEMORY")  # what a savepoint may undo need not be durable
         return connection
     except sqlite3.DatabaseError as error:
         raise translated(folder, error) from error

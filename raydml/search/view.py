@@ -20,6 +20,8 @@ from raydml.search.items import Array, Metric
 from raydml.search.nearest import Searched
 from raydml.search.segments import Described, Segment
 
+_ROOM = 8192  # rows; memory that no row has come to is not taken
+
 
 @dataclass(frozen=True)
 class State:
@@ -83,7 +85,7 @@ class Unsealed:
     def with_block(self, sequence: int, keys: Array, vectors: Array) -> Unsealed:
         """One more request's rows."""
         end = self.count + len(keys)
-        room = self if end <= len(self.all_keys) else self._with_room(max(1024, 2 * end))
+        room = self if end <= len(self.all_keys) else self._with_room(max(_ROOM, 2 * end))
         added = Searched.of(vectors, self.metric)
         here = slice(self.count, end)
         room.all_keys[here], room.all_written[here], room.all_vectors[here] = keys, sequence, vectors
