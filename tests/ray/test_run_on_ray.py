@@ -91,6 +91,7 @@ def test_a_users_own_dataset_and_module_train_too(tmp_path: Path) -> None:
     assert [len(row) for row in hits] == [3, 3]
 
 
+@pytest.mark.slow  # two minutes; without Ray it is `test_kill_and_resume` of the real processes
 def test_interrupted_and_resumed_on_other_workers_it_ends_with_the_same_bits(tmp_path: Path, home: Path) -> None:
     data = write_images(tmp_path)
     long = {"steps": 400, "evaluate_every": 100, "checkpoint_every": 100}
