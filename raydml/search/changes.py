@@ -159,8 +159,9 @@ def _points(connection: sqlite3.Connection, column: str, values: Sequence[Any]) 
 
 def point_of(row: tuple[Any, ...]) -> Point:
     """A row of `points`; CollectionDamaged where it is damaged."""
-    if crc(*row[:-1]) != row[-1]:
+    values = row[:-1]
+    if crc(*values) != row[-1]:
         raise CollectionDamaged(
             f"the collection is damaged: point {row[0]} does not match its checksum; restore it from a snapshot"
         )
-    return Point(*row[:-1])
+    return Point._make(values)

@@ -76,6 +76,7 @@ def connect(folder: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")  # what a savepoint may undo need not be durable
+        connection.execute("PRAGMA cache_size = -16000")  # KiB: payloads of hits lie all over the table
         return connection
     except sqlite3.DatabaseError as error:
         raise translated(folder, error) from error

@@ -17,7 +17,7 @@ import numpy as np
 from raydml.search.blas import for_batch
 from raydml.search.items import Array, Metric
 
-_SPARE = 16  # candidates beyond k, so that ties and rounding at rank k rarely need a second look
+_SPARE = 8  # candidates beyond k, so that ties and rounding at rank k rarely need a second look
 _GROWTH = 4
 _ROWS_AT_ONCE = 4096  # rows that are widened to float64 together
 _NUMBERS_AT_ONCE = 1 << 17  # candidates x dimension that are widened together
