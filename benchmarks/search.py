@@ -93,6 +93,7 @@ def raydml_collection(vectors: Array, recall: float) -> Iterator[tuple[int, Sear
 CONTENDERS: dict[str, Callable[[Array], Iterator[tuple[int, Search]]]] = {
     "Faiss Flat": faiss_index("Flat", ""),
     "Faiss IVF1024,Flat": faiss_index("IVF1024,Flat", "nprobe"),
+    "Faiss IVF1024,SQfp16": faiss_index("IVF1024,SQfp16", "nprobe"),
     "Faiss IVF1024,PQ64x4fs,RFlat": faiss_index("IVF1024,PQ64x4fs,RFlat", "nprobe"),
     "Faiss HNSW32": faiss_index("HNSW32", "efSearch"),
     **PEERS,

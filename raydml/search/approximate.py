@@ -1,6 +1,6 @@
 """A segment's vectors -> an index that finds most of the nearest rows much faster than a scan, where there is one.
 
-Inverted lists (Faiss's IVF) of the vectors themselves, or of 4-bit product-quantised codes (PQ fast-scan), whose
+Inverted lists (Faiss's IVF) of the vectors in half precision, or of 4-bit product-quantised codes (PQ fast-scan), whose
 candidates are compared with the vectors. Which of the two, how many lists are probed and how many candidates are
 compared is measured, not given: the fastest setting whose recall, beside an exact search, is surely above the target,
 for vectors of the segment that the lists were not trained on. Where no setting is, or none is faster than the scan,
@@ -28,7 +28,8 @@ from raydml.search.recall import num_common, wilson
 MIN_ROWS = 20_000  # fewer are scanned: in 2 ms and less, for 128 dimensions
 _QUERIES = 400
 _K = 10
-_FACTORS = {"Flat": (1,), "PQ": (4, 10, 25, 60)}  # candidates compared for each hit
+_FACTORS = {"Flat": (1,), "SQfp16": (1,), "PQ": (4, 10, 25, 60)}  # candidates compared for each hit
+_HALF = 2.0**-10, 60_000.0  # the longest row's root mean square and its norm, between which float16 holds it well
 _MOST_CANDIDATES = 4096
 _SPARE = 4  # compared in float64 beyond k
 _ROOM = 4  # times as many are found where some of them may be dead
@@ -127,11 +128,11 @@ def build(folder: Path, name: str, searched: Searched, target: float) -> dict[st
 
 
 def index_name(searched: Searched, kind: str) -> str:
-    """Faiss's factory string: about 4 sqrt(n) lists, of vectors (Flat) or of 4 bits for every two dimensions (PQ)."""
+    """Faiss's factory string: about 4 sqrt(n) lists, of vectors (Flat, SQfp16) or of 4 bits for every two dimensions."""
     count, dimension = searched.vectors.shape
     codes = next(number for number in range(max(1, dimension // 2), 0, -1) if dimension % number == 0)
     lists = 2 ** round(np.log2(4 * np.sqrt(count)))
-    return {"Flat": f"IVF{lists},Flat", "PQ": f"IVF{lists},PQ{codes}x4fs"}[kind]
+    return f"IVF{lists}," + (f"PQ{codes}x4fs" if kind == "PQ" else kind)
 
 
 def _trained(searched: Searched, sample: Array) -> dict[str, Any]:
@@ -141,10 +142,17 @@ def _trained(searched: Searched, sample: Array) -> dict[str, Any]:
     codes: Any = faiss.index_factory(dimension, index_name(searched, "PQ"), metric)
     codes.cp.niter = _ROUNDS
     codes.train(searched.faced[np.sort(sample[: _PER_LIST * codes.nlist])])
-    flat: Any = faiss.IndexIVFFlat(codes.quantizer, dimension, codes.nlist, metric)
-    for index in (codes, flat):
+    lists = codes.quantizer, dimension, codes.nlist
+    whole: Any
+    if _HALF[0] <= searched.longest / np.sqrt(dimension) and searched.longest <= _HALF[1]:
+        kind = "SQfp16"  # half of the memory to read, and of the disk
+        whole = faiss.IndexIVFScalarQuantizer(*lists, faiss.ScalarQuantizer.QT_fp16, metric, False)
+        whole.train(searched.faced[:1])  # there is nothing to learn
+    else:
+        kind, whole = "Flat", faiss.IndexIVFFlat(*lists, metric)
+    for index in (codes, whole):
         index.add(searched.faced)
-    return {"Flat": flat, "PQ": codes}
+    return {kind: whole, "PQ": codes}
 
 
 def _truth(searched: Searched, rows: Array) -> tuple[Array, float]:

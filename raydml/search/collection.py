@@ -105,11 +105,11 @@ class Collection(Store):
         return self.read(facts) | {"recall": asdict(self._live.estimate())}
 
     def _sample(self, reading: Reading, array: Array, question: Question) -> None:
-        """Now and then, search the first query exactly too, and count what the index misses."""
+        """Now and then, search the first queries exactly too, and count what the index misses."""
         if question.exact or question.allowed is not None or not len(array):
             return
         view, k = reading.view, min(question.k, len(reading.view))
         indexes = [index for part in view.parts.values() if (index := engine.approximate(part, k)) is not None]
-        if indexes and self._live.due(len(array), max(index.cost_of_exact for index in indexes)):
-            found, truth = (engine.search(view, array[:1], k, exact=exact)[1] for exact in (False, True))
-            self._live.add(num_common(found, truth), int((truth >= 0).sum()))
+        if indexes and (count := self._live.due(len(array), max(index.cost_of_exact for index in indexes))):
+            found, truth = (engine.search(view, array[:count], k, exact=exact)[1] for exact in (False, True))
+            self._live.add(count, num_common(found, truth), int((truth >= 0).sum()))

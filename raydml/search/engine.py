@@ -40,7 +40,8 @@ def search(
             scanned.append(_pool(part, allowed))
         else:
             values, rows = index.nearest(queries, part.rows.searched, here, _alive(part))
-            found.append((values, np.where(rows < 0, -1, part.rows.keys[rows])))
+            assert isinstance(part.rows, Segment)
+            found.append((values, part.rows.keys_of(rows)))
     if scanned:
         found.append(nearest_of(queries, scanned, min(depth, sum(map(len, scanned)))))
     if len(found) == 1 and excluded is None and found[0][0].shape[1] == k:

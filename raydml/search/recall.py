@@ -39,30 +39,36 @@ class Recall:
 
 
 class LiveRecall:
-    """Every so many approximate queries, one is to be searched exactly too; fewer where that would take long."""
+    """Of so many approximate queries, one is to be searched exactly too; fewer where that would take long.
 
-    def __init__(self, every: int = 1000, share: float = 0.01) -> None:
-        """`share`: of the time of all searches, what the samples may take."""
+    Of a batch, several are sampled at once, and the next ones later: a scan for one query alone takes many times as
+    long as for one of several.
+    """
+
+    def __init__(self, every: int = 1000, share: float = 0.01, at_once: int = 16) -> None:
+        """`share`: of the time of all searches, what the samples may take; `at_once`: at most, of one batch."""
         self.every = every
         self.share = share
+        self.at_once = at_once
         self._lock = threading.Lock()
         self._queries = self._sampled = self._hits = self._trials = 0
-        self._towards = 0.0  # the next sample
+        self._due = 0.0  # samples
 
-    def due(self, queries: int, cost: float = 0.0) -> bool:
-        """Count some approximate queries; whether one is to be sampled, which takes `cost` times as long as a query."""
+    def due(self, queries: int, cost: float = 0.0) -> int:
+        """Count a batch of approximate queries; how many of them are to be sampled, each `cost` times a query's."""
+        wanted = min(queries, self.at_once)
         with self._lock:
             self._queries += queries
-            self._towards += queries / max(self.every, cost / self.share)
-            if self._towards < 1:
-                return False
-            self._towards %= 1
-            return True
+            self._due += queries / max(self.every, cost / self.share)
+            if self._due < wanted:
+                return 0
+            self._due %= wanted  # what a smaller batch could not take is not made up for
+            return wanted
 
-    def add(self, hits: int, trials: int) -> None:
-        """Count one sampled query: how many of its true neighbours were found."""
+    def add(self, queries: int, hits: int, trials: int) -> None:
+        """Count sampled queries: how many of their true neighbours were found."""
         with self._lock:
-            self._sampled += 1
+            self._sampled += queries
             self._hits += hits
             self._trials += trials
 

@@ -92,9 +92,24 @@ class Segment:
         """The row of each key, -1 where it has none."""
         if not len(self):
             return np.full(len(keys), -1)
+        if self._first is not None:
+            rows = keys - self._first
+            return np.where((rows < 0) | (rows >= len(self)), -1, rows)
         rows = np.searchsorted(self.keys, keys)
         rows[self.keys.take(rows, mode="clip") != keys] = -1
         return rows
+
+    def keys_of(self, rows: Array) -> Array:
+        """The key of each row, -1 where it is -1."""
+        if self._first is not None:
+            return np.where(rows < 0, -1, rows + self._first)
+        return np.where(rows < 0, -1, self.keys[rows])
+
+    @cached_property
+    def _first(self) -> int | None:
+        """The lowest key where the keys follow one another, as they do until points are deleted or replaced."""
+        first, last = int(self.keys[0]), int(self.keys[-1])
+        return first if last - first == len(self) - 1 else None
 
     def ids(self, rows: Array) -> list[Id]:
         """The ids of these rows."""

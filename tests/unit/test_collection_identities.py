@@ -151,11 +151,19 @@ def test_wilsons_interval_holds_the_share_as_often_as_it_says() -> None:
     assert wilson(10, 10)[1] == pytest.approx(1)
 
 
+def test_live_recall_samples_several_queries_of_a_batch_and_fewer_where_they_are_dear() -> None:
+    live = LiveRecall(every=10, share=0.01, at_once=16)
+    assert [live.due(64) for _ in range(5)] == [0, 0, 16, 0, 16]
+    assert [live.due(1) for _ in range(30)].count(1) == 3  # lone ones do not make up for what no batch came to
+    dear = LiveRecall(every=10, share=0.01)
+    assert sum(dear.due(64, cost=10) for _ in range(1000)) == 64
+
+
 def test_live_recall_samples_one_query_in_so_many() -> None:
     live = LiveRecall(every=10)
     assert sum(live.due(1) for _ in range(95)) == 9
-    live.add(9, 10)
-    live.add(10, 10)
+    live.add(1, 9, 10)
+    live.add(1, 10, 10)
     estimate = live.estimate()
     assert (estimate.queries, estimate.sampled, estimate.recall) == (95, 2, 0.95)
     assert estimate.low < 0.95 < estimate.high

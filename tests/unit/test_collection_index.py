@@ -26,7 +26,7 @@ def is_indexed(collection: Collection) -> bool:
     return any(part.get("setting") for part in collection.stats()["parts"])
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("IVF256,Flat", 0.1), ("IVF256,PQ8x4fs", 0.5)])
+@pytest.mark.parametrize(("kind", "seconds"), [("IVF256,SQfp16", 0.1), ("IVF256,PQ8x4fs", 0.5)])
 def test_recall_of_unseen_queries_is_what_was_asked_for(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float
 ) -> None:
@@ -49,6 +49,22 @@ def test_recall_of_unseen_queries_is_what_was_asked_for(
             assert usable is None or usable[found].all()
             same = found == truth
             assert np.array_equal(values[same], nearest(QUERIES, searched, 10, usable)[0][same])
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_vectors_beyond_half_precision_are_kept_whole_in_their_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    searched = Searched.of(np.float32(scale) * VECTORS, "l2")
+    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+    taken = iter([1.0] + [0.1] * 8 + [1.0] * 1000)
+    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(taken)))
+    facts = approximate.build(tmp_path, "index.faiss", searched, 0.95)
+    assert facts["kind"] == "IVF256,Flat"
+    queries = np.float32(scale) * QUERIES
+    index = approximate.Approximate.read(tmp_path / "index.faiss", facts)
+    found, truth = (search(queries, searched, 10, None)[1] for search in (index.nearest, nearest))
+    assert num_common(found, truth) / truth.size > 0.93
 
 
 def test_no_index_is_kept_that_is_slower_than_a_scan_or_misses_its_recall(
