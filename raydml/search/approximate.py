@@ -128,7 +128,7 @@ def build(folder: Path, name: str, searched: Searched, target: float) -> dict[st
 
 
 def index_name(searched: Searched, kind: str) -> str:
-    """Faiss's factory string: about 4 sqrt(n) lists, of vectors (Flat, SQfp16) or of 4 bits for every two dimensions."""
+    """Faiss's factory string: about 4 sqrt(n) lists, of vectors (Flat, SQfp16) or of 4 bits for two dimensions."""
     count, dimension = searched.vectors.shape
     codes = next(number for number in range(max(1, dimension // 2), 0, -1) if dimension % number == 0)
     lists = 2 ** round(np.log2(4 * np.sqrt(count)))

@@ -56,7 +56,7 @@ class Planner:
         self.spec, self.tune, self.record = spec, tuned(spec), record
         self.over = over  # nothing is handed out any more
         self.done = False
-        self._concurrency, self._copy = concurrency, copy
+        self.concurrency, self._copy = concurrency, copy
         self._rule = rule_of(spec, self.tune)
         self._algorithm = algorithm_of(self.tune, spec.seed, spec.train.steps)
         self._configurations = record.configurations()
@@ -76,7 +76,7 @@ class Planner:
         """The next piece of work, or why there is none."""
         if self.over:
             return "wait" if self.running else "done"
-        if len(self.running) >= self._concurrency:
+        if len(self.running) >= self.concurrency:
             return "wait"
         self._apply_pending()
         while True:

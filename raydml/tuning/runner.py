@@ -63,7 +63,7 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(planner.concurrency)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials logged nothing to Ray's own files
     scratch = planner.record.folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
