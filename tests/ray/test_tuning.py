@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,24 @@ def test_a_trial_whose_process_dies_goes_on_once_and_has_failed_when_it_dies_aga
     assert [rows[number].state for number in range(3)] == ["trained", "failed", "trained"]
     assert (rows[0].step, rows[0].reason, rows[2].step) == (90, None, 90)
     assert rows[1].reason == "its process died 2 times before step 90"
+
+
+class Brief:
+    """Trials that take less time than their process takes to start."""
+
+    def __call__(self, folder: Path, until: int) -> None:
+        append_line(folder.parent.parent / "processes.txt", str(os.getpid()), durable=True)
+        time.sleep(0.7)
+        Synthetic(near)(folder, until)
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_brief_trials_run_as_many_at_once_as_were_admitted(tmp_path: Path) -> None:
+    spec, folder = spec_of({"trials": 8, "concurrency": 2}), tmp_path / "study"
+    new_study(folder, spec)
+    search(spec, StudyRecord(folder), Brief(), check_space(spec), time.time(), copy=no_checkpoint)
+    shares = Counter((folder / "processes.txt").read_text().split())
+    assert sum(shares.values()) == 8 and len(shares) == 2 and min(shares.values()) >= 2
 
 
 @dataclass(frozen=True)
