@@ -95,6 +95,8 @@ CONTENDERS: dict[str, Callable[[Array], Iterator[tuple[int, Search]]]] = {
     "Faiss IVF1024,Flat": faiss_index("IVF1024,Flat", "nprobe"),
     "Faiss IVF1024,SQfp16": faiss_index("IVF1024,SQfp16", "nprobe"),
     "Faiss IVF1024,PQ64x4fs,RFlat": faiss_index("IVF1024,PQ64x4fs,RFlat", "nprobe"),
+    "Faiss IVF4096,Flat": faiss_index("IVF4096,Flat", "nprobe"),
+    "Faiss IVF4096,SQfp16": faiss_index("IVF4096,SQfp16", "nprobe"),
     "Faiss HNSW32": faiss_index("HNSW32", "efSearch"),
     **PEERS,
 }

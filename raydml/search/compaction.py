@@ -30,7 +30,7 @@ from raydml.search.store import Store
 from raydml.search.view import Part, View
 from raydml.search.writer import writing
 
-LARGE = 1_000_000  # rows of a segment that is left alone while few of them are dead
+LARGE = 1_000_000  # rows of a segment that, once it was measured, is left alone while few of them are dead
 DEAD_SHARE = 0.2
 _CHECKED = 64  # queries of the check before the swap
 _K = 10
@@ -65,12 +65,12 @@ def compact(folder: Path) -> dict[str, Any] | None:
 
 
 def choose(view: View) -> dict[int, Part]:
-    """The segments to merge: all that are small or have many dead rows, where that leaves less or indexes it."""
+    """The segments to merge: small ones, those with many dead rows or never measured; none if nothing is won."""
     sealed = {number: part for number, part in view.parts.items() if isinstance(part.rows, Segment)}
     chosen = {
         number: part
         for number, part in sealed.items()
-        if len(part.rows) < LARGE or part.num_dead > DEAD_SHARE * len(part.rows)
+        if len(part.rows) < LARGE or part.num_dead > DEAD_SHARE * len(part.rows) or not _measured(part)
     }
     large = sum(len(part.rows) for part in chosen.values()) >= approximate.MIN_ROWS
     worth = len(chosen) > 1 or any(part.num_dead or (large and not _measured(part)) for part in chosen.values())

@@ -106,6 +106,16 @@ def build_fast(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
         assert compaction.compact(collection.path) is None
 
 
+def test_a_large_segment_is_measured_once_and_then_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "LARGE", COUNT)
+    collection = Collection.open(tmp_path / "c", DIMENSION, "cosine", recall=0.95)
+    with collection.batch():
+        collection.upsert(range(COUNT), VECTORS)
+    collection.seal()
+    build_fast(collection, monkeypatch)
+    assert is_indexed(collection)
+
+
 def test_a_collection_with_an_index_loses_and_gains_points_and_can_be_asked_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
