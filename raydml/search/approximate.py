@@ -26,7 +26,8 @@ from raydml.search.nearest import Searched, faced_queries, nearest, rescored
 from raydml.search.recall import num_common, wilson
 
 MIN_ROWS = 20_000  # fewer are scanned: in 2 ms and less, for 128 dimensions
-_QUERIES = 400
+_QUERIES = 400, 4000  # searched to measure recall, at least and at most
+_MISSES = 16  # of the hits of these queries that may be missed at the target: with few, one miss would decide
 _K = 10
 _FACTORS = {"Flat": (1,), "SQfp16": (1,), "PQ": (4, 10, 25, 60)}  # candidates compared for each hit
 _HALF = 2.0**-10, 60_000.0  # the longest row's root mean square and its norm, between which float16 holds it well
@@ -109,7 +110,8 @@ def build(folder: Path, name: str, searched: Searched, target: float) -> dict[st
     if len(searched.vectors) < MIN_ROWS or searched.vectors.shape[1] < 2:
         return {}
     shuffled = np.random.default_rng(0).permutation(len(searched.vectors))
-    asked, others = np.sort(shuffled[:_QUERIES]), shuffled[_QUERIES:]
+    count = _num_queries(target)
+    asked, others = np.sort(shuffled[:count]), shuffled[count:]
     truth, scan = _truth(searched, asked)
     indexes = _trained(searched, others)
     curves = {kind: _curve(kind, index, searched, asked, truth, scan, target) for kind, index in indexes.items()}
@@ -153,6 +155,12 @@ def _trained(searched: Searched, sample: Array) -> dict[str, Any]:
     for index in (codes, whole):
         index.add(searched.faced)
     return {kind: whole, "PQ": codes}
+
+
+def _num_queries(target: float) -> int:
+    """As many as tell a recall at the target from one below it."""
+    least, most = _QUERIES
+    return int(np.clip(_MISSES / max(1 - target, 1e-6) / _K, least, most))
 
 
 def _truth(searched: Searched, rows: Array) -> tuple[Array, float]:
