@@ -1,10 +1,12 @@
 """Collections against Faiss in process and other libraries: time at equal recall, building, memory; also filters.
 
     python benchmarks/search.py [--rows 100000] [--queries 1024] [--recall 0.999] [--peers PYTHON] [--only NAME]
+        [--embeddings FILE]
 
-Every contender runs in a fresh process of one thread. Vectors are float32 of 128 coordinates and unit length, a hundred
-around each centre with as much noise as the centre is long; queries are drawn like them and are not stored. A contender
-is searched with rising effort, in batches of 64, until its recall of the ten nearest by inner product reaches --recall.
+Every contender runs in a fresh process of one thread. Vectors are float32 of 128 coordinates and unit length: those of
+the file that `embeddings.py` wrote, or a hundred around each centre with as much noise as the centre is long; queries
+are like them and are not stored. A contender is searched with rising effort, in batches of 64, until its recall of the
+ten nearest by inner product reaches --recall.
 Batches of Faiss are searched with and without BLAS (`distance_compute_blas_threshold`), and the faster counts.
 Other libraries (`search_peers.py`) run in the interpreter --peers, apart from raydml's; one that is missing there, or
 takes more than ten minutes, is said to. `--only ingest` and `--only filters` are raydml's own.
@@ -32,8 +34,11 @@ DIMENSION, CLASS_SIZE, BATCH, INGEST = 128, 100, 64, 256
 PATIENCE = 600  # seconds for one contender
 
 
-def drawn(rows: int, queries: int) -> tuple[Array, Array, Array]:
+def drawn(rows: int, queries: int, embeddings: str | None = None) -> tuple[Array, Array, Array]:
     """Vectors, queries, and the classes of the vectors."""
+    if embeddings is not None:
+        with np.load(embeddings) as file:
+            return file["vectors"][:rows], file["queries"][:queries], file["classes"][:rows]
     random = np.random.default_rng(0)
     centres = random.standard_normal((max(1, rows // CLASS_SIZE), DIMENSION), dtype=np.float32)
     classes = random.integers(0, len(centres), rows + queries)
@@ -102,9 +107,10 @@ CONTENDERS: dict[str, Callable[[Array], Iterator[tuple[int, Search]]]] = {
 }
 
 
-def measure(name: str, rows: int, queries: int, target: float) -> dict[str, Any]:
+def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Build one contender and raise its effort until the target."""
-    vectors, asked, _ = drawn(rows, queries)
+    queries, target = given.queries, given.recall
+    vectors, asked, _ = drawn(given.rows, queries, given.embeddings)
     truth = true_neighbours(vectors, asked)
     before, start = _memory(), time.process_time()
     settings = raydml_collection(vectors, target) if name == "raydml" else CONTENDERS[name](vectors)
@@ -223,6 +229,7 @@ def _apart(arguments: argparse.Namespace, name: str) -> Any:
     python = arguments.peers if name in PEERS and arguments.peers else sys.executable
     command = [python, __file__, "--only", name, "--rows", str(arguments.rows)]
     command += ["--queries", str(arguments.queries), "--recall", str(arguments.recall)]
+    command += [] if arguments.embeddings is None else ["--embeddings", arguments.embeddings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=PATIENCE)
@@ -237,6 +244,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--recall", type=float, default=0.999)
     parser.add_argument("--peers", help="an interpreter with the other libraries; this one if none is given")
+    parser.add_argument("--embeddings", help="a file of benchmarks/embeddings.py, in place of random vectors")
     parser.add_argument("--only")
     arguments = parser.parse_args()
     if arguments.only == "ingest":
@@ -244,7 +252,7 @@ def main() -> None:
     elif arguments.only == "filters":
         print(json.dumps(filters(arguments.rows, arguments.queries)))
     elif arguments.only:
-        print(json.dumps(measure(arguments.only, arguments.rows, arguments.queries, arguments.recall)))
+        print(json.dumps(measure(arguments.only, arguments)))
     else:
         print(
             "| | recall | CPU-us a query, batches of 64 | alone | build CPU-s | extra MiB | effort |\n"
