@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raydml.errors import ResourceError, RunError
+from raydml.files import write_bytes
 from raydml.training.record import RunRecord
 from raydml.tuning.admission import Need
 from raydml.tuning.planner import Planner, Task
 
+START_SECONDS = 30.0  # that processes which start together may differ by
 DEATHS = 2  # of the processes of one piece of work, after which the trial has failed
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -71,7 +75,7 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
 
     def fit() -> None:
         try:
-            _tuner(Questions(planner, first), work, need, scratch).fit()
+            _tuner(Questions(planner, first, Together(scratch / "processes")), work, need, scratch).fit()
         except BaseException as error:  # it reaches the caller below
             failure.append(error)
 
@@ -95,8 +99,12 @@ def run(planner: Planner, work: Work, need: Need, turn: Callable[[], None]) -> N
 
 
 def _tuner(questions: Questions, work: Work, need: Need, scratch: Path) -> Any:
+    together = questions.together
+
     def trainable(config: dict[str, Any]) -> None:
+        together.arrive()
         work(Path(config["folder"]), config["until"])
+        together.wait()
         tune.report({"until": config["until"]})
 
     resources = {"CPU": need.own} | ({"GPU": need.gpus} if need.gpus and not need.workers else {})
@@ -113,12 +121,43 @@ def _tuner(questions: Questions, work: Work, need: Need, scratch: Path) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class Together:
+    """The processes of a study, which start at the same time but take longer for it than a short piece of work.
+
+    Ray Tune gives a trial that waits to whichever process is free, and drops the one that was still starting for it. So
+    a process that has done its first piece waits for the others. `folder` is where all of them can see it.
+    """
+
+    folder: Path
+
+    def expect(self, number: int) -> None:
+        """So many pieces of work are handed out at once, each to a process of its own."""
+        write_bytes(self.folder / "expected", str(number).encode())
+
+    def arrive(self) -> None:
+        """This process is there."""
+        marks = self.folder / "there"
+        marks.mkdir(parents=True, exist_ok=True)
+        (marks / f"{socket.gethostname()}-{os.getpid()}").touch()
+
+    def wait(self) -> None:
+        """Until all that are expected were there; for START_SECONDS, once: the cluster may have lost their room."""
+        end = time.monotonic() + START_SECONDS
+        while len(list((self.folder / "there").iterdir())) < int((self.folder / "expected").read_text()):
+            if time.monotonic() > end:
+                self.expect(1)
+            time.sleep(0.05)
+
+
 class Questions(Searcher):  # type: ignore[misc]
     """What Ray Tune asks for work; `first` is what the planner has handed out already."""
 
-    def __init__(self, planner: Planner, first: Task | str) -> None:
+    def __init__(self, planner: Planner, first: Task | str, together: Together) -> None:
         super().__init__()
         self.planner = planner
+        self.together = together
+        self._most = 0  # pieces of work that were out at once
         self._first: Task | str | None = first
         self._tasks: dict[str, Task] = {}
 
@@ -129,6 +168,9 @@ class Questions(Searcher):  # type: ignore[misc]
         if isinstance(task, str):
             return None if task == "wait" else Searcher.FINISHED
         self._tasks[trial_id] = task
+        if len(self._tasks) > self._most:
+            self._most = len(self._tasks)
+            self.together.expect(self._most)
         return {"folder": str(task.folder), "until": task.until}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
