@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from raydml.jobs.states import LIVE, STATES
 from raydml.jobs.tables import EventRow, JobRow, LeaseRow
 
-RECOVERIES = ("death", "lost", "restart")  # causes of a change that the group did not plan
+RECOVERIES = ("death", "lost", "broken", "restart")  # causes of a change that the group did not plan
 
 
 @dataclass(frozen=True)

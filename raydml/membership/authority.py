@@ -291,8 +291,7 @@ class Authority:
         self, chosen: list[str], step: int, source: str | None, reports: dict[str, Report], now: float
     ) -> None:
         group = {name: self._seats[name] for name in self._joined}
-        # Where nothing else has changed, a connection within the group broke, and all came back.
-        why = causes(group, reports, chosen, self._leaving, "balance" if self._redeal else "lost")
+        why = causes(group, reports, chosen, self._leaving, "balance" if self._redeal else "broken")
         lost = max(0, self._reached - step) if source is None else 0
         if self.view is None:
             why = [("resume" if group or step else "start", tuple(chosen))]

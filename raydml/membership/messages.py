@@ -89,8 +89,9 @@ class Pulse:
 class Event:
     """One change of the group, as it is recorded and shown.
 
-    `cause` is start, resume, join, resize, drain, death, lost (no sign of life), restart (from a checkpoint: nobody
-    held a whole state any more), balance (slices are dealt anew), fenced or straggler; the last two change no group.
+    `cause` is start, resume, join, resize, drain, death, lost (no sign of life), broken (its connections, or a lease
+    that ran out: all came back), restart (from a checkpoint: nobody held a whole state any more), balance (slices are
+    dealt anew), fenced or straggler; the last two change no group.
     `before` and `after` are numbers of members; `down` is the seconds from the cause to the new view; `lost` the
     committed steps that have to be taken again; `members` whom it concerns; `note` what there is to know besides.
     """

@@ -135,6 +135,11 @@ class Fleet:
         """All changes of the group so far."""
         return self.server.events
 
+    @property
+    def changes(self) -> list[Event]:
+        """Those that changed who is in it: where a machine is held up for a whole lease, the same members meet anew."""
+        return [event for event in self.events if event.cause != "broken"]
+
 
 @contextmanager
 def elastic_run(

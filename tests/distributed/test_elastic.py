@@ -58,7 +58,7 @@ class Undisturbed:
         with elastic_run(self.spec, Path(tempfile.mkdtemp(dir=folder)), first=2) as fleet:
             self.facts = fleet.finish()
             self.losses = losses_of(fleet)
-        assert [event.cause for event in fleet.events] == ["start"]
+        assert [event.cause for event in fleet.changes] == ["start"]
 
     def check(self, fleet: Fleet) -> None:
         """The run ended with the same bits, and took every step once, with the same batch."""
@@ -96,7 +96,7 @@ def test_a_run_that_grows_and_shrinks_ends_with_the_same_bits(either: Undisturbe
         fleet.server.ask(lambda authority, now: authority.resize(2, now))
         fleet.wait_for_size(2)
         either.check(fleet)
-    first, *joins, last = [(event.cause, event.before, event.after) for event in fleet.events]
+    first, *joins, last = [(event.cause, event.before, event.after) for event in fleet.changes]
     assert first == ("start", 0, 1) and last == ("resize", 3, 2)
     assert joins in ([("join", 1, 3)], [("join", 1, 2), ("join", 2, 3)])
     assert all(event.lost == 0 for event in fleet.events)
@@ -104,13 +104,15 @@ def test_a_run_that_grows_and_shrinks_ends_with_the_same_bits(either: Undisturbe
 
 def test_workers_that_are_killed_and_replaced_leave_no_trace(either: Undisturbed, tmp_path: Path) -> None:
     with elastic_run(either.spec, tmp_path / "run", first=2) as fleet:
+        killed = []
         for step in (12, 37, 70):
             fleet.wait_for_step(step)
-            oldest = fleet.living()[0]  # the one that writes
-            fleet.kill(oldest)
+            killed.append(fleet.living()[0])  # the one that writes
+            fleet.kill(killed[-1])
             fleet.start(1)
         either.check(fleet)
-    assert causes(fleet).count("lost") + causes(fleet).count("death") == 3
+    lost = [member for event in fleet.events if event.cause == "lost" for member in event.members]
+    assert lost == killed, fleet.events
     assert all(event.lost == 0 for event in fleet.events)
 
 
@@ -128,7 +130,7 @@ def test_a_worker_that_dies_in_a_collective_takes_no_step_with_it(
 ) -> None:
     with elastic_run(undisturbed.spec, tmp_path / "run", first=3, faults=[fault]) as fleet:
         undisturbed.check(fleet)
-    assert [(event.before, event.after, event.lost) for event in fleet.events] == [(0, 3, 0), (3, 2, 0)]
+    assert [(event.before, event.after, event.lost) for event in fleet.changes] == [(0, 3, 0), (3, 2, 0)]
 
 
 def test_a_writer_that_dies_in_a_checkpoint_is_followed_by_another(undisturbed: Undisturbed, tmp_path: Path) -> None:
@@ -162,7 +164,20 @@ def test_a_stopped_worker_is_given_up_and_does_no_harm_when_it_wakes(undisturbed
         fleet.wait_for_size(2)
         fleet.kill("worker-00001", signal.SIGCONT)
         undisturbed.check(fleet)
-    assert fleet.events[1].cause == "lost" and fleet.events[1].members == ("worker-00001",)
+    assert fleet.changes[1].cause == "lost" and fleet.changes[1].members == ("worker-00001",)
+
+
+def test_a_driver_that_is_held_up_for_longer_than_a_lease_costs_no_step_and_no_worker(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    with elastic_run(
+        undisturbed.spec, tmp_path / "run", first=2, each=[Slow(0.005)], lease=1.0, beat_timeout=1.5
+    ) as fleet:
+        fleet.wait_for_step(10)
+        fleet.server.ask(lambda authority, now: time.sleep(1.3))
+        undisturbed.check(fleet)
+    start, *others = [(event.cause, event.members, event.after, event.lost) for event in fleet.events]
+    assert start[0] == "start" and set(others) == {("broken", (), 2, 0)}
 
 
 def test_when_all_die_the_run_goes_on_from_the_last_checkpoint(undisturbed: Undisturbed, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_worker_behind_a_pulled_cable_is_given_up_and_never_goes_on_alone(cabl
         fleet.wait_for_step(fleet.step() + 20)
         run(f"ip netns exec {OTHER} ip link set {THERE} up")  # it wakes, and finds itself given up
         found = fleet.finish()
-    lost = fleet.events[1]
+    lost = fleet.changes[1]
     assert (lost.cause, lost.members, lost.lost) == ("lost", ("worker-00001",), 0)
     assert lost.down >= 0.9 * PATIENCE, "slow is not dead before"
     assert found["state_sha256"] == wanted["state_sha256"]

@@ -212,7 +212,7 @@ def test_planned_changes_lose_no_step_and_no_process(undisturbed: Undisturbed, t
         fleet.wait_for_size(2)
         assert fleet.server.view is not None and "worker-00000" in fleet.server.view.members
         undisturbed.check(fleet)
-    assert {event.cause for event in fleet.events} == {"start", "join", "resize"}
+    assert {event.cause for event in fleet.changes} == {"start", "join", "resize"}
     assert all(event.lost == 0 for event in fleet.events)
     changed = [event.step for event in fleet.events if event.cause != "start"]
     assert any(step % EVERY for step in changed), "a checkpoint was made for the change"

@@ -127,5 +127,5 @@ def test_an_error_of_the_model_ends_the_run_at_once_in_its_own_words(
         fleet.wait(lambda: fleet.server.over, "the end", failing=True)
         assert fleet.server.failure is not None and fleet.server.failure["kind"] == "RunError"
         assert ": a word of the model's own\nTraceback" in fleet.server.failure["message"]
-        assert [event.cause for event in fleet.events] == ["start"]
+        assert [event.cause for event in fleet.changes] == ["start"]
     assert fleet.step() > 0

@@ -194,6 +194,17 @@ def test_a_boundary_that_takes_longer_than_the_grace_is_broken_off() -> None:
     assert table.standing("b") == "broken"
 
 
+def test_a_group_whose_connections_broke_meets_anew_and_nobody_is_called_lost() -> None:
+    table = Table()
+    table.come("a", "b")
+    table.train("a", "b")
+    assert table.come("b") is None
+    assert table.standing("a") == "broken"
+    view = table.come("a")
+    assert view is not None and view.members == ("a", "b") and view.step == 1
+    assert table.causes[1:] == [("broken", ())]
+
+
 def test_a_proven_death_closes_the_view_with_the_last_survivors_report() -> None:
     table = Table()
     table.come("a", "b", "c", "d")

@@ -34,7 +34,7 @@ function words({ type, data }) {
     }
     case "membership": {
       const whom = data.members?.length ? ` of ${data.members.join(", ")}` : "";
-      const kind = ["death", "lost"].includes(data.cause) ? "bad" : data.cause === "join" ? "good" : "";
+      const kind = ["death", "lost"].includes(data.cause) ? "bad" : { join: "good", broken: "warn" }[data.cause] ?? "";
       return [`Step ${data.step}: ${data.cause}${whom}, ${data.before} → ${data.after} workers, ${duration(data.down)} down`, kind];
     }
     case "checkpoint":
