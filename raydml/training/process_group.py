@@ -68,17 +68,20 @@ class ProcessGroup:
     def abort(self) -> None:
         """Make what the training thread does in the group fail, on this worker and through it on the others.
 
-        To be repeated until it has failed. A call that does not end for all that ends with its process.
+        To be repeated until it has failed. A call that does not end for all that ends with its process. What the
+        training thread forms next, as soon as it has been broken off, is left alone.
         """
         if self._backend == "nccl" and dist.is_initialized():
             for processes in list(_world.pg_map):  # the default group and those of the mesh's axes
                 with suppress(RuntimeError):
                     processes.abort()
+        sockets, own, before = _sockets(), self._own, self._before
         breakable.break_off()
-        for inode, descriptor in _sockets().items():
-            if inode in self._own or (self._before is not None and inode not in self._before):
+        for inode, descriptor in sockets.items():
+            if inode in own or (before is not None and inode not in before):
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
-                    copy.shutdown(socket.SHUT_RDWR)
+                    if os.fstat(copy.fileno()).st_ino == inode:  # else another one has that number by now
+                        copy.shutdown(socket.SHUT_RDWR)
         self._end_if_stuck()
 
     def _end_if_stuck(self) -> None:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from raydml.membership import View
 from raydml.parallel import Group, PeerLost
 from raydml.spec import JobSpec
-from raydml.training import handover, process_group
+from raydml.training import breakable, handover, process_group
 from raydml.training.process_group import ProcessGroup, _sockets, fixed_group
 from raydml.training.worker import Job, Worker
 from tests.distributed.harness import CONTEXT, run_processes, small_spec, write_images
@@ -112,20 +112,42 @@ def test_a_group_whose_member_never_comes_is_broken_off_while_it_forms(tmp_path:
     """The store is a file, so that no socket is there whose end could end the wait."""
     processes = ProcessGroup(lambda: dist.FileStore(str(tmp_path / "store"), 2), "gloo")
     view = View("run", 1, ("here", "nowhere"), (4, 4), 0, None)
-    threading.Timer(0.3, processes.abort).start()
+    threading.Thread(target=_abort_forming, args=(processes,)).start()
     with pytest.raises(PeerLost):
         processes.form(view, "here", Group(0, 1, 8))
     processes.leave()
 
 
+def _abort_forming(processes: ProcessGroup) -> None:
+    """Abort once, in the middle of a forming, whenever that has begun."""
+    while breakable._present is None:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    processes.abort()
+
+
 def _form_again(rank: int, store: str) -> None:
-    """Rank 0 waits for a member that never comes; then it forms a group with rank 1, who has had no such trouble."""
+    """Rank 0 waits for a member that never comes; then it forms a group with rank 1, who has had no such trouble.
+
+    The thread that breaks the first forming off is held up in the middle of it, until the second group is there.
+    """
     processes, group, names = ProcessGroup(lambda: dist.FileStore(store), "gloo"), Group(0, 1, 8), ("zero", "one")
+    formed, break_off = threading.Event(), breakable.break_off
+    aborting = threading.Thread(target=_abort_forming, args=(processes,))
+
+    def and_be_held_up() -> None:
+        break_off()
+        formed.wait(60)
+
     if rank == 0:
-        threading.Timer(0.3, processes.abort).start()
+        breakable.break_off = and_be_held_up
+        aborting.start()
         with pytest.raises(PeerLost):
             processes.form(View("run", 1, ("zero", "nowhere"), (4, 4), 0, None), "zero", group)
     processes.form(View("run", 2, names, (4, 4), 0, None), names[rank], group)
+    if rank == 0:
+        formed.set()
+        aborting.join()
     total = torch.ones(1)
     dist.all_reduce(total)
     assert total.item() == 2
