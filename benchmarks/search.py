@@ -54,13 +54,19 @@ def true_neighbours(vectors: Array, queries: Array, k: int = K) -> Array:
     return np.concatenate(found)
 
 
-def faiss_index(factory: str, setting: str) -> Callable[[Array], Iterator[tuple[int, Search]]]:
-    """A contender: Faiss's index of this factory string, with rising `setting`."""
+def faiss_index(
+    factory: str, setting: str, euclidean: bool = False, factor: int = 10
+) -> Callable[[Array], Iterator[tuple[int, Search]]]:
+    """A contender: Faiss's index of this factory string, with rising `setting`.
+
+    By inner products or by Euclidean distances, which find the same rows of unit length; where it ends with RFlat,
+    `factor` candidates are compared for each hit.
+    """
 
     def build(vectors: Array) -> Iterator[tuple[int, Search]]:
         import faiss
 
-        index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT)
         index.train(vectors)
         index.add(vectors)
         for effort in EFFORTS if setting else (1,):
@@ -70,7 +76,7 @@ def faiss_index(factory: str, setting: str) -> Callable[[Array], Iterator[tuple[
                 inner = faiss.downcast_index(index.base_index) if factory.endswith("RFlat") else index
                 inner.nprobe = effort
                 if factory.endswith("RFlat"):
-                    index.k_factor = 10
+                    index.k_factor = factor
             yield effort, lambda queries: index.search(queries, K)[1]
 
     return build
@@ -100,6 +106,8 @@ CONTENDERS: dict[str, Callable[[Array], Iterator[tuple[int, Search]]]] = {
     "Faiss IVF1024,Flat": faiss_index("IVF1024,Flat", "nprobe"),
     "Faiss IVF1024,SQfp16": faiss_index("IVF1024,SQfp16", "nprobe"),
     "Faiss IVF1024,PQ64x4fs,RFlat": faiss_index("IVF1024,PQ64x4fs,RFlat", "nprobe"),
+    "Faiss IVF512,PQ64x4fs,RFlat, distances": faiss_index("IVF512,PQ64x4fs,RFlat", "nprobe", True, 5),
+    "Faiss IVF2048,PQ64x4fs,RFlat, distances": faiss_index("IVF2048,PQ64x4fs,RFlat", "nprobe", True, 7),
     "Faiss IVF4096,Flat": faiss_index("IVF4096,Flat", "nprobe"),
     "Faiss IVF4096,SQfp16": faiss_index("IVF4096,SQfp16", "nprobe"),
     "Faiss HNSW32": faiss_index("HNSW32", "efSearch"),

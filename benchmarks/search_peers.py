@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 K = 10
-EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
 Array = np.ndarray[Any, Any]
 Search = Callable[[Array], Array]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from raydml.errors import CollectionError, RaydmlError
 from raydml.files import whole_folder
-from raydml.search import approximate, engine
+from raydml.search import engine, index_choice
 from raydml.search.changes import Change, write_state
 from raydml.search.database import blob_crc
 from raydml.search.items import Array, Id
@@ -72,7 +72,7 @@ def choose(view: View) -> dict[int, Part]:
         for number, part in sealed.items()
         if len(part.rows) < LARGE or part.num_dead > DEAD_SHARE * len(part.rows) or not _measured(part)
     }
-    large = sum(len(part.rows) for part in chosen.values()) >= approximate.MIN_ROWS
+    large = sum(len(part.rows) for part in chosen.values()) >= index_choice.MIN_ROWS
     worth = len(chosen) > 1 or any(part.num_dead or (large and not _measured(part)) for part in chosen.values())
     return chosen if worth else {}
 

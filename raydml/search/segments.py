@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from raydml.files import sha256_file
-from raydml.search.approximate import Approximate, build
+from raydml.search.approximate import Approximate
 from raydml.search.database import damaged
+from raydml.search.index_choice import build
 from raydml.search.items import Array, Id, Metric
 from raydml.search.nearest import Searched
 

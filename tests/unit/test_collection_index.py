@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raydml.errors import CollectionError
-from raydml.search import Collection, approximate, compaction
+from raydml.search import Collection, approximate, compaction, index_choice
 from raydml.search.nearest import Searched, nearest
 from raydml.search.recall import num_common
 
@@ -26,20 +26,20 @@ def is_indexed(collection: Collection) -> bool:
     return any(part.get("setting") for part in collection.stats()["parts"])
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("IVF256,SQfp16", 0.1), ("IVF256,PQ8x4fs", 0.5)])
+@pytest.mark.parametrize(("kind", "seconds"), [("IVF128,SQfp16", 0.1), ("IVF128,PQ8x4fs", 0.5)])
 def test_recall_of_unseen_queries_is_what_was_asked_for(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float
 ) -> None:
     for metric in ("cosine", "l2", "inner_product"):
         searched = Searched.of(VECTORS, metric)  # type: ignore[arg-type]
         folder = tmp_path_factory.mktemp("built")
-        monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
-        taken = iter([1.0] + [seconds] * 8 + [0.1] * 1000)  # a scan; 2 to 256 lists of vectors; codes
-        monkeypatch.setattr(approximate, "_timed", lambda work, taken=taken: (work(), next(taken)))
-        facts = approximate.build(folder, "index.faiss", searched, 0.95)
-        assert facts["kind"] == kind
+        monkeypatch.setattr(index_choice, "MIN_ROWS", 1000)
+        taken = iter([1.0] + [seconds] * 13 + [0.1] * 1000)  # a scan; 2, 3, 4, 6 to 128 lists of vectors; codes
+        monkeypatch.setattr(index_choice, "_timed", lambda work, taken=taken: (work(), next(taken)))
+        facts = index_choice.build(folder, "index.faiss", searched, 0.95)
+        assert facts["kind"] == (f"{kind}r" if "PQ" in kind and metric == "inner_product" else kind)
         assert facts["setting"]["low"] >= 0.95
-        probed = [point["nprobe"] for point in facts["curve"] if point["kind"] == kind]
+        probed = [point["nprobe"] for point in facts["curve"] if point["kind"] == facts["kind"]]
         assert probed == sorted(probed)
         index = approximate.Approximate.read(folder / "index.faiss", facts)
         for usable in (None, np.arange(COUNT) % 3 > 0):
@@ -56,11 +56,11 @@ def test_vectors_beyond_half_precision_are_kept_whole_in_their_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
     searched = Searched.of(np.float32(scale) * VECTORS, "l2")
-    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
-    taken = iter([1.0] + [0.1] * 8 + [1.0] * 1000)
-    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(taken)))
-    facts = approximate.build(tmp_path, "index.faiss", searched, 0.95)
-    assert facts["kind"] == "IVF256,Flat"
+    monkeypatch.setattr(index_choice, "MIN_ROWS", 1000)
+    taken = iter([1.0] + [0.1] * 13 + [1.0] * 1000)
+    monkeypatch.setattr(index_choice, "_timed", lambda work: (work(), next(taken)))
+    facts = index_choice.build(tmp_path, "index.faiss", searched, 0.95)
+    assert facts["kind"] == "IVF128,Flat"
     queries = np.float32(scale) * QUERIES
     index = approximate.Approximate.read(tmp_path / "index.faiss", facts)
     found, truth = (search(queries, searched, 10, None)[1] for search in (index.nearest, nearest))
@@ -71,14 +71,14 @@ def test_no_index_is_kept_that_is_slower_than_a_scan_or_misses_its_recall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = Searched.of(VECTORS, "l2")
-    assert approximate.build(tmp_path, "index.faiss", searched, 0.9) == {}  # too few rows
-    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+    assert index_choice.build(tmp_path, "index.faiss", searched, 0.9) == {}  # too few rows
+    monkeypatch.setattr(index_choice, "MIN_ROWS", 1000)
     seconds = iter([0.1] + [1.0] * 1000)
-    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
-    slow = approximate.build(tmp_path, "index.faiss", searched, 0.9)
-    assert (slow["setting"], len(slow["curve"])) == (None, 5)
+    monkeypatch.setattr(index_choice, "_timed", lambda work: (work(), next(seconds)))
+    slow = index_choice.build(tmp_path, "index.faiss", searched, 0.9)
+    assert (slow["setting"], len(slow["curve"])) == (None, 4)
     seconds = iter([1.0] + [0.1] * 1000)
-    assert approximate.build(tmp_path, "index.faiss", searched, 1.0)["setting"] is None
+    assert index_choice.build(tmp_path, "index.faiss", searched, 1.0)["setting"] is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,10 +86,10 @@ def test_as_many_hits_as_there_are_also_where_the_lists_probed_hold_too_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = Searched.of(VECTORS, "l2")
-    monkeypatch.setattr(approximate, "MIN_ROWS", 1000)
+    monkeypatch.setattr(index_choice, "MIN_ROWS", 1000)
     seconds = iter([1.0] + [0.1] * 1000)
-    monkeypatch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
-    facts = approximate.build(tmp_path, "index.faiss", searched, 0.9)
+    monkeypatch.setattr(index_choice, "_timed", lambda work: (work(), next(seconds)))
+    facts = index_choice.build(tmp_path, "index.faiss", searched, 0.9)
     index = approximate.Approximate.read(tmp_path / "index.faiss", facts)
     few = np.zeros(COUNT, dtype=bool)
     few[:30] = True
@@ -99,9 +99,9 @@ def test_as_many_hits_as_there_are_also_where_the_lists_probed_hold_too_few(
 
 def build_fast(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(approximate, "MIN_ROWS", 1000)
+        patch.setattr(index_choice, "MIN_ROWS", 1000)
         seconds = iter([1.0] + [0.1] * 1000)
-        patch.setattr(approximate, "_timed", lambda work: (work(), next(seconds)))
+        patch.setattr(index_choice, "_timed", lambda work: (work(), next(seconds)))
         assert compaction.compact(collection.path) is not None
         assert compaction.compact(collection.path) is None
 
