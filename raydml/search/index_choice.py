@@ -64,14 +64,15 @@ def build(folder: Path, file: str, searched: Searched, target: float) -> dict[st
     asked, others = np.sort(shuffled[:count]), shuffled[count:]
     truth, scan = _truth(searched, asked)
     measured = _Measured(searched, asked, truth, scan)
+    metric = faiss.METRIC_L2 if _by_distance(searched) else faiss.METRIC_INNER_PRODUCT
     curve: list[dict[str, Any]] = []
     chosen: tuple[Setting, str] | None = None
     for share in _LISTS:
         lists = 2 ** round(np.log2(share * np.sqrt(len(searched.vectors))))
-        for kind, index in _trained(searched, others, lists).items():
+        for kind, index in _trained(searched, others, lists, metric).items():
             fastest = scan if chosen is None else chosen[0].microseconds
             settings = _curve(index, _FACTORS[kind], measured, target, fastest)
-            name = index_name(searched, kind, lists)
+            name = index_name(kind, lists, searched.vectors.shape[1], metric)
             curve += [{"kind": name} | asdict(one) for one in settings]
             good = [one for one in settings if one.low >= target and one.microseconds < fastest]
             if good:
@@ -88,11 +89,10 @@ def build(folder: Path, file: str, searched: Searched, target: float) -> dict[st
     }
 
 
-def index_name(searched: Searched, kind: str, lists: int) -> str:
+def index_name(kind: str, lists: int, dimension: int, metric: int) -> str:
     """Faiss's factory string: lists of vectors (Flat, SQfp16), or of 4 bits for two dimensions, of residuals or not."""
-    dimension = searched.vectors.shape[1]
     codes = next(number for number in range(max(1, dimension // 2), 0, -1) if dimension % number == 0)
-    residual = "" if _by_distance(searched) else "r"
+    residual = "r" if metric == faiss.METRIC_INNER_PRODUCT else ""
     return f"IVF{lists}," + (f"PQ{codes}x4fs{residual}" if kind == "PQ" else kind)
 
 
@@ -104,11 +104,10 @@ def _by_distance(searched: Searched) -> bool:
     return bool(searched.longest - shortest <= _EVEN * searched.longest)
 
 
-def _trained(searched: Searched, sample: Array, number: int) -> dict[str, Any]:
+def _trained(searched: Searched, sample: Array, number: int, metric: int) -> dict[str, Any]:
     """An index of each kind, both with the same lists, so many; `sample` are the rows that may be learned from."""
-    metric = faiss.METRIC_L2 if _by_distance(searched) else faiss.METRIC_INNER_PRODUCT
     dimension = searched.vectors.shape[1]
-    codes: Any = faiss.index_factory(dimension, index_name(searched, "PQ", number), metric)
+    codes: Any = faiss.index_factory(dimension, index_name("PQ", number, dimension, metric), metric)
     codes.cp.niter = _ROUNDS
     codes.train(searched.faced[np.sort(sample[: _PER_LIST * codes.nlist])])
     lists = codes.quantizer, dimension, codes.nlist
