@@ -4,9 +4,9 @@ Whether lists hold vectors or codes, how many lists are probed and how many cand
 given: the fastest setting whose recall, beside an exact search, is surely above the target, for vectors of the segment
 that the lists were not trained on. Where no setting is, or none is faster than the scan, there is no index.
 
-Rows of one length are looked for by their Euclidean distance, whatever the metric: a code is shorter than its vector,
-and an inner product with it ranks worse: five times as many candidates are needed. Rows of many lengths need inner
-products; their codes are of what is left without the list's centre, more exact, and for inner products as fast.
+Unit rows, for cosine, are looked for by their Euclidean distance: a code is shorter than its vector, and an inner
+product with it ranks worse: five times as many candidates are needed. Where inner products are asked for, codes are of
+what is left without the list's centre: more exact, and for inner products as fast.
 
 Graphs (HNSW) are not used: Faiss's crash when vectors are added during a search, lose exact duplicates, and were slower
 at the same recall (benchmarks/results/search.md).
@@ -39,7 +39,6 @@ _LISTS = 2, 4  # times the square root of the rows; the second where the first's
 _FEW = 1 / 16  # of the lists: where no more are probed, the vectors lie in clusters that the lists follow
 _PER_LIST = 64  # training vectors for each list
 _ROUNDS = 12  # of k-means
-_EVEN = 1e-3  # rows are of one length where no norm differs from the longest by more
 
 
 class _Measured(NamedTuple):
@@ -64,7 +63,7 @@ def build(folder: Path, file: str, searched: Searched, target: float) -> dict[st
     asked, others = np.sort(shuffled[:count]), shuffled[count:]
     truth, scan = _truth(searched, asked)
     measured = _Measured(searched, asked, truth, scan)
-    metric = faiss.METRIC_L2 if _by_distance(searched) else faiss.METRIC_INNER_PRODUCT
+    metric = faiss.METRIC_INNER_PRODUCT if searched.metric == "inner_product" else faiss.METRIC_L2
     curve: list[dict[str, Any]] = []
     chosen: tuple[Setting, str] | None = None
     for share in _LISTS:
@@ -94,14 +93,6 @@ def index_name(kind: str, lists: int, dimension: int, metric: int) -> str:
     codes = next(number for number in range(max(1, dimension // 2), 0, -1) if dimension % number == 0)
     residual = "r" if metric == faiss.METRIC_INNER_PRODUCT else ""
     return f"IVF{lists}," + (f"PQ{codes}x4fs{residual}" if kind == "PQ" else kind)
-
-
-def _by_distance(searched: Searched) -> bool:
-    """Whether the nearest rows are those at the least Euclidean distance from a query, or from its unit row."""
-    if searched.metric != "inner_product":
-        return True
-    shortest = np.linalg.norm(searched.faced, axis=1).min()
-    return bool(searched.longest - shortest <= _EVEN * searched.longest)
 
 
 def _trained(searched: Searched, sample: Array, number: int, metric: int) -> dict[str, Any]:
