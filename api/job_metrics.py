@@ -13,7 +13,7 @@ from raydml.jobs.totals import LiveJob, lease_age, totals
 _LIVE: dict[str, tuple[Literal["gauge", "counter"], str]] = {
     "workers": ("gauge", "workers of a job at work"),
     "samples": ("counter", "rows of the batches of the steps that a job at work has taken"),
-    "recoveries": ("counter", "how often a job at work lost workers and went on"),
+    "recoveries": ("counter", "how often a job at work lost workers or connections, and went on"),
 }
 
 

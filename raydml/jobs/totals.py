@@ -17,7 +17,7 @@ RECOVERIES = ("death", "lost", "broken", "restart")  # causes of a change that t
 
 @dataclass(frozen=True)
 class LiveJob:
-    """A job at work: its workers now, the samples of the steps so far, and how often it lost workers."""
+    """A job at work: its workers now, the samples of the steps so far, and how often its group broke."""
 
     id: str
     project: str
